@@ -1,0 +1,80 @@
+"""Official tensor names to our parameter trees, one small file per part.
+
+A part's file declares a list of `Name`s that follows from its config alone; the two functions here apply it in either
+direction. Nothing else in the library knows an official tensor name.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ltx_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Name:
+    """One parameter: `official` (without the part's prefix) and its `path` in our tree.
+
+    axes: ours = official.transpose(axes); None keeps the order. layers: the official name contains "{i}" for i in
+    range(layers), and ours stacks them on a new leading axis.
+    """
+
+    official: str
+    path: tuple[str, ...]
+    axes: tuple[int, ...] | None = None
+    layers: int | None = None
+
+    def officials(self) -> list[str]:
+        if self.layers is None:
+            return [self.official]
+        return [self.official.replace("{i}", str(i)) for i in range(self.layers)]
+
+
+def linear(official: str, path: tuple[str, ...], bias: bool = True, layers: int | None = None) -> list[Name]:
+    """Names of a linear layer: official weight (out, in) -> our kernel (in, out), and its bias."""
+    names = [Name(f"{official}.weight", (*path, "kernel"), (1, 0), layers)]
+    return names + [Name(f"{official}.bias", (*path, "bias"), None, layers)] * bias
+
+
+def to_tree(names: Iterable[Name], tensors: Mapping[str, np.ndarray], prefix: str = "") -> dict[str, Any]:
+    """Our parameter tree from official tensors. Raises UserError naming the first missing tensor."""
+    tree: dict[str, Any] = {}
+    for name in names:
+        parts = []
+        for official in name.officials():
+            if prefix + official not in tensors:
+                raise UserError(
+                    f"The checkpoint lacks the tensor '{prefix + official}': it is of another model or incomplete."
+                )
+            array = np.asarray(tensors[prefix + official])
+            if name.axes is not None and array.ndim != len(name.axes):
+                raise UserError(f"'{prefix + official}' has {array.ndim} axes where {len(name.axes)} are expected.")
+            parts.append(array if name.axes is None else array.transpose(name.axes))
+        _insert(tree, name.path, parts[0] if name.layers is None else np.stack(parts))
+    return tree
+
+
+def to_official(names: Iterable[Name], params: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
+    """Official tensors from our parameter tree: the exact inverse of `to_tree`."""
+    tensors: dict[str, np.ndarray] = {}
+    for name in names:
+        array = np.asarray(_get(params, name.path))
+        inverse = None if name.axes is None else tuple(np.argsort(name.axes))
+        parts = [array] if name.layers is None else list(array)
+        for official, part in zip(name.officials(), parts, strict=True):
+            tensors[prefix + official] = np.ascontiguousarray(part if inverse is None else part.transpose(inverse))
+    return tensors
+
+
+def _insert(tree: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    for key in path[:-1]:
+        tree = tree.setdefault(key, {})
+    tree[path[-1]] = value
+
+
+def _get(tree: Any, path: tuple[str, ...]) -> Any:
+    for key in path:
+        tree = tree[key]
+    return tree

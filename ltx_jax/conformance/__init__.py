@@ -1,0 +1,1 @@
+"""Recorded reference cases turned into calls of the real code."""

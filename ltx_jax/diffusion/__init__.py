@@ -1,0 +1,1 @@
+"""The mathematics of noise: geometry, schedules, steppers, guidance, objectives."""

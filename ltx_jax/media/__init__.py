@@ -1,0 +1,1 @@
+"""Decoding and encoding of video, audio and images; numpy in and out."""

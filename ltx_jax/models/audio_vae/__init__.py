@@ -1,0 +1,1 @@
+"""Mel front end, audio VAE and vocoder."""

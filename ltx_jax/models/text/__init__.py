@@ -1,0 +1,1 @@
+"""Text: tokenizer, Gemma, feature extractors, connectors."""

@@ -1,0 +1,93 @@
+"""Streams: one modality's tokens with all that a transformer must know of them, and reductions that skip padding.
+
+Letters: B batch, T tokens, C channels, U distinct noise levels, P distinct positions of one axis, F rotary
+frequencies of one axis. Nothing here knows what the tokens mean.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+Array = jax.Array
+
+
+@struct.dataclass
+class Rotary:
+    """Rotary tables of the distinct positions of each axis, and which of them every token uses.
+
+    cos, sin: one float32 (P, F) array per axis, made on the host (spec transformer.md 5.1: the angle is a float32
+    product, its cosine accurate). index: int32 (B or 1, T, axes), rows of those tables.
+    """
+
+    cos: tuple[Array, ...]
+    sin: tuple[Array, ...]
+    index: Array
+
+
+@struct.dataclass
+class Stream:
+    """One modality's tokens.
+
+    latent: (B, T, C) noisy tokens. sigma: (B,) float32, the sample's noise level (0 when the stream is frozen).
+    levels: (B, U) float32, the distinct per-token noise levels; level_index: (B, T) int32 into `levels`, or None
+    when U == 1 (tokens share one level; modulation is computed per level and gathered per token).
+    rotary: tables of the self-attention; cross_rotary: time-axis tables of the audio-video attention, or None when
+    the other stream is absent. keyframes: (B, T) bool, tokens that encode a single pixel frame, or None.
+    length: (B,) int32 number of real tokens (padding sits at the tail), or None when all are real.
+    bias: additive self-attention bias (B, 1, T or 1, T) float32, or None; dense masks serve small sizes only.
+    """
+
+    latent: Array
+    sigma: Array
+    levels: Array
+    rotary: Rotary
+    level_index: Array | None = None
+    cross_rotary: Rotary | None = None
+    keyframes: Array | None = None
+    length: Array | None = None
+    bias: Array | None = None
+
+    def timesteps(self) -> Array:
+        """Noise level of every token, (B, T) float32."""
+        tokens = self.latent.shape[1]
+        if self.level_index is None:
+            return jnp.broadcast_to(self.levels[:, :1], (self.latent.shape[0], tokens))
+        return jnp.take_along_axis(self.levels, self.level_index, axis=1)
+
+
+@struct.dataclass
+class Context:
+    """Text seen by one stream: tokens (B, S, E) (connector output) and an additive bias (B, 1, 1 or T, S) or None."""
+
+    tokens: Array
+    bias: Array | None = None
+
+
+def length_mask(length: Array | None, batch: int, tokens: int) -> Array:
+    """(B, T) bool: True on real tokens, given lengths (B,) or None for all."""
+    if length is None:
+        return jnp.ones((batch, tokens), bool)
+    return jnp.arange(tokens) < length[:, None]  # (B, T)
+
+
+def masked_sum(x: Array, mask: Array, axis: Any = None) -> Array:
+    """Sum of x where mask is True. The masked-out entries never enter the arithmetic, NaN included."""
+    return jnp.sum(jnp.where(mask, x, 0), axis=axis)
+
+
+def masked_mean(x: Array, mask: Array, axis: Any = None, minimum: float = 1.0) -> Array:
+    """Mean of x where mask (broadcastable to x) is True; 0 where nothing is selected."""
+    mask = jnp.broadcast_to(mask, x.shape)
+    count = jnp.sum(mask, axis=axis)
+    return masked_sum(x, mask, axis) / jnp.maximum(count, minimum)
+
+
+def masked_std(x: Array, mask: Array, axis: Any = None) -> Array:
+    """Unbiased standard deviation (n - 1) of x where mask is True."""
+    mask = jnp.broadcast_to(mask, x.shape)
+    count = jnp.sum(mask, axis=axis, keepdims=True)
+    mean = jnp.sum(jnp.where(mask, x, 0), axis=axis, keepdims=True) / jnp.maximum(count, 1)
+    square = jnp.sum(jnp.where(mask, (x - mean) ** 2, 0), axis=axis)
+    return jnp.sqrt(square / jnp.maximum(jnp.squeeze(count, axis) - 1, 1))

@@ -1,0 +1,1 @@
+"""Command-line tools: flags in, one call, a sentence on error."""
