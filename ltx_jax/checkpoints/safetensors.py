@@ -85,8 +85,10 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
         raise UserError(f"There is no file '{path}'.")
     size = path.stat().st_size
     with open(path, "rb") as file:
-        first = file.read(8)
-        if first[:2] == b"PK" or first[:1] == b"\x80":
+        first, opening = file.read(8), file.read(1)
+        file.seek(8)
+        # A header length may begin with these bytes as well (128 does); only a safetensors header goes on with "{".
+        if opening != b"{" and (first[:2] == b"PK" or first[:1] == b"\x80"):
             raise UserError(
                 f"'{path}' is a pickle-based checkpoint, which can run code and is never opened; convert it to safetensors."
             )
