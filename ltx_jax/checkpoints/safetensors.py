@@ -90,7 +90,8 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
         # A header length may begin with these bytes as well (128 does); only a safetensors header goes on with "{".
         if opening != b"{" and (first[:2] == b"PK" or first[:1] == b"\x80"):
             raise UserError(
-                f"'{path}' is a pickle-based checkpoint, which can run code and is never opened; convert it to safetensors."
+                f"'{path}' is a pickle-based checkpoint, which can run code and is never opened: "
+                "convert it to safetensors."
             )
         length = struct.unpack("<Q", first)[0] if len(first) == 8 else 0
         if not 2 <= length <= MAX_HEADER:

@@ -2,6 +2,7 @@
 
 import jax
 
+from ltx_jax.kernels.blocked import blocked_attention
 from ltx_jax.kernels.reference import reference_attention
 from ltx_jax.kernels.spec import AttentionSpec, Mask
 
@@ -18,4 +19,14 @@ def attention(
         raise ValueError(f"{q.shape[2]} query heads are not a multiple of {k.shape[2]} key heads")
     if groups > 1:
         k, v = (jax.numpy.repeat(x, groups, axis=2) for x in (k, v))  # contiguous: head n reads n // groups
-    return reference_attention(q, k, v, mask, spec)
+    return _IMPLEMENTATIONS[_choose(q.shape[1], k.shape[1], spec)](q, k, v, mask, spec)
+
+
+_IMPLEMENTATIONS = {"reference": reference_attention, "blocked": blocked_attention}
+SMALL = 1024 * 1024  # query-key pairs up to which the plain form is as good and simpler to differentiate
+
+
+def _choose(queries: int, keys: int, spec: AttentionSpec) -> str:
+    if spec.implementation != "auto":
+        return spec.implementation
+    return "reference" if queries * keys <= SMALL else "blocked"

@@ -69,9 +69,8 @@ def _table(path: str, kind: str | None, results: list, error: str | None) -> str
     lines = [f"{path} [{kind}]"]
     for r in results:
         verdict = "pass" if r.passed else "FAIL"
-        lines.append(
-            f"  {r.name:<32} {verdict}  {r.problem or f'error {r.error:.3g} of tolerance, |difference| {r.difference:.3g}'}"
-        )
+        detail = r.problem or f"error {r.error:.3g} of tolerance, |difference| {r.difference:.3g}"
+        lines.append(f"  {r.name:<32} {verdict}  {detail}")
     return "\n".join(lines)
 
 

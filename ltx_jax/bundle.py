@@ -1,0 +1,79 @@
+"""One loaded model: its parts, each a module with parameters that are read when first used."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from ltx_jax.models.audio_vae.decoder import AudioDecoder
+from ltx_jax.models.audio_vae.encoder import AudioEncoder
+from ltx_jax.models.audio_vae.vocoder import Vocoder
+from ltx_jax.models.dit.transformer import DiT
+from ltx_jax.models.text.connectors import TextConnectors
+from ltx_jax.models.text.gemma3 import Gemma3
+from ltx_jax.models.text.tokenizer import Tokenizer
+from ltx_jax.models.video_vae.decoder import VideoDecoder
+from ltx_jax.models.video_vae.encoder import VideoEncoder
+
+from ltx_jax.errors import UserError
+from ltx_jax.releases import Release
+
+# Parts with a network; the two statistics are parts of plain arrays ({"mean", "std"}).
+NETWORKS = (
+    "text", "connectors", "transformer", "video_encoder", "video_decoder", "audio_encoder", "audio_decoder", "vocoder",
+)  # fmt: skip
+PARTS = (*NETWORKS, "video_statistics", "audio_statistics")
+
+
+def modules(release: Release, dtype: Any = jnp.float32, param_dtype: Any = jnp.float32) -> dict[str, nn.Module]:
+    """The network of every part of `release`, computing in `dtype` on parameters of `param_dtype`.
+
+    "text" is absent where the release's text encoder is not supported yet.
+    """
+    kinds: dict[str, nn.Module] = {
+        "connectors": TextConnectors(release.connectors, dtype=dtype, param_dtype=param_dtype),
+        "transformer": DiT(release.transformer, dtype=dtype, param_dtype=param_dtype),
+        "video_encoder": VideoEncoder(release.video_vae, dtype=dtype, param_dtype=param_dtype),
+        "video_decoder": VideoDecoder(release.video_vae, dtype=dtype, param_dtype=param_dtype),
+        "audio_encoder": AudioEncoder(release.audio_vae, dtype=dtype, param_dtype=param_dtype),
+        "audio_decoder": AudioDecoder(release.audio_vae, dtype=dtype, param_dtype=param_dtype),
+        "vocoder": Vocoder(release.vocoder, dtype=dtype, param_dtype=param_dtype),
+    }
+    if release.text is not None:
+        kinds["text"] = Gemma3(release.text, dtype=dtype, param_dtype=param_dtype)
+    return kinds
+
+
+class LazyParts(Mapping[str, Any]):
+    """Parameters by part, each read by its loader at first use and kept until dropped."""
+
+    def __init__(self, loaders: Mapping[str, Callable[[], Any]]):
+        self._loaders = dict(loaders)
+        self._loaded: dict[str, Any] = {}
+
+    def __getitem__(self, part: str) -> Any:
+        if part not in self._loaded:
+            if part not in self._loaders:
+                raise UserError(f"The checkpoint has no part '{part}'.")
+            self._loaded[part] = self._loaders[part]()
+        return self._loaded[part]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._loaders)
+
+    def __len__(self) -> int:
+        return len(self._loaders)
+
+    def drop(self, part: str) -> None:
+        """Forget the loaded parameters of `part`; they are read again if needed."""
+        self._loaded.pop(part, None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Bundle:
+    """A model: its declaration, its parameters by part (see PARTS), and the tokenizer of its text encoder."""
+
+    release: Release
+    params: Mapping[str, Any]
+    tokenizer: Tokenizer | None = None

@@ -1,0 +1,152 @@
+"""Reading a model from official files (or ours, which have the same layout): configuration first, parts when used."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ltx_jax.models.audio_vae.config import AudioVAEConfig, VocoderConfig
+from ltx_jax.models.dit.config import DiTConfig
+from ltx_jax.models.text.connectors import TextConnectorsConfig
+from ltx_jax.models.text.gemma3 import Gemma3Config
+from ltx_jax.models.text.tokenizer import Tokenizer
+from ltx_jax.models.video_vae.config import VideoVAEConfig
+
+from ltx_jax.bundle import Bundle, LazyParts
+from ltx_jax.checkpoints.parts import PartNames, part_names
+from ltx_jax.checkpoints.safetensors import SafetensorsFile
+from ltx_jax.checkpoints.save import MODEL_FILE, TEXT_FOLDER
+from ltx_jax.config import from_mapping
+from ltx_jax.errors import UserError
+from ltx_jax.releases import Release, SamplingDefaults
+
+CONFIG_KEYS = ("transformer", "vae", "audio_vae", "vocoder")
+
+
+def load_bundle(
+    path: str | os.PathLike[str], text_encoder: str | os.PathLike[str] | None = None, dtype: Any = np.float32
+) -> Bundle:
+    """A model from a folder (as `save_bundle` writes it) or from one official file of all parts.
+
+    The text encoder is the folder `text_encoder`, or the folder of that name beside the file. Parameters are read
+    part by part at first use and cast to `dtype`. Raises UserError for missing, truncated, foreign or pickle files.
+    """
+    file = SafetensorsFile(_model_file(Path(path)))
+    folder = _text_folder(file.path, text_encoder)
+    release = release_from_metadata(file, _text_config(folder))
+    files: dict[str, Mapping[str, np.ndarray]] = {"model": file, "text_encoder": _TextTensors(folder)}
+    loaders = {part: _loader(names, files[names.file], dtype) for part, names in part_names(release).items()}
+    _check_present(part_names(release), file)
+    return Bundle(release, LazyParts(loaders), Tokenizer(folder / "tokenizer.json", release.text_length))
+
+
+def release_from_metadata(file: SafetensorsFile, text: Gemma3Config) -> Release:
+    """The declaration that a file's own metadata makes. Raises UserError when it has none."""
+    config = file.json("config")
+    if not isinstance(config, dict) or not all(isinstance(config.get(k), dict) for k in CONFIG_KEYS):
+        missing = "metadata 'config'" if not isinstance(config, dict) else "configuration of every part"
+        raise UserError(f"'{file.path}' has no {missing}: it is no LTX-2 model file of all parts.")
+    own = file.json("ltx_jax") if isinstance(file.json("ltx_jax"), dict) else {}
+    states = {"num_hidden_states": text.num_hidden_layers + 1}
+    return Release(
+        name=own.get("name", file.path.stem),
+        version=file.metadata.get("model_version", "2.0.0"),
+        text=text,
+        connectors=TextConnectorsConfig.from_official(config["transformer"], **states),
+        transformer=DiTConfig.from_official(config["transformer"]),
+        video_vae=VideoVAEConfig.from_official(config["vae"]),
+        audio_vae=AudioVAEConfig.from_official(config["audio_vae"]),
+        vocoder=VocoderConfig.from_official(config["vocoder"]),
+        text_length=own.get("text_length", 1024),
+        sampling=from_mapping(SamplingDefaults, own.get("sampling", {}), "metadata.ltx_jax.sampling"),
+    )
+
+
+class _TextTensors(Mapping[str, np.ndarray]):
+    """All tensors of a text encoder folder, whichever of its files holds them."""
+
+    def __init__(self, folder: Path):
+        self._where = {name: f for f in map(SafetensorsFile, sorted(folder.glob("*.safetensors"))) for name in f}
+        if not self._where:
+            raise UserError(f"The text encoder folder '{folder}' has no .safetensors file.")
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._where[name][name]
+
+    def __iter__(self):
+        return iter(self._where)
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+
+def _model_file(path: Path) -> Path:
+    if path.is_dir():
+        inside = [
+            p for p in (path / MODEL_FILE, path / "model" / MODEL_FILE) if p.is_file()
+        ]  # a model, or a run of ours
+        if not inside:
+            raise UserError(f"The folder '{path}' holds no finished model ({MODEL_FILE}); is its training done?")
+        return inside[0]
+    if not path.exists():
+        raise UserError(f"There is no checkpoint '{path}'.")
+    return path
+
+
+def _text_folder(model: Path, given: str | os.PathLike[str] | None) -> Path:
+    folder = Path(given) if given is not None else model.parent / TEXT_FOLDER
+    if not (folder / "config.json").is_file() or not (folder / "tokenizer.json").is_file():
+        raise UserError(
+            f"No text encoder in '{folder}' (config.json, tokenizer.json, weights); give --text_encoder=FOLDER."
+        )
+    return folder
+
+
+def _text_config(folder: Path) -> Gemma3Config:
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise UserError(f"'{folder / 'config.json'}' is no JSON.") from None
+    return Gemma3Config.from_official(config.get("text_config", config))
+
+
+def _loader(names: PartNames, tensors: Mapping[str, np.ndarray], dtype: Any):
+    def load() -> Any:
+        return names.read(_Cast(tensors, dtype))
+
+    return load
+
+
+class _Cast(Mapping[str, np.ndarray]):
+    """`tensors` with floating ones cast to `dtype` as they are read."""
+
+    def __init__(self, tensors: Mapping[str, np.ndarray], dtype: Any):
+        self._tensors, self._dtype = tensors, dtype
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._tensors[name].astype(self._dtype)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors
+
+    def __iter__(self):
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+def _check_present(parts: Mapping[str, PartNames], file: SafetensorsFile) -> None:
+    """Strict about parameters that the model has and the file lacks, before anything is read."""
+    for part, names in parts.items():
+        if names.file != "model":
+            continue
+        first = names.names[0].officials()[0]
+        prefix = next((p for p in names.prefixes if p + first in file), names.prefixes[0])
+        lacking = [prefix + o for n in names.names for o in n.officials() if prefix + o not in file]
+        if lacking:
+            raise UserError(
+                f"'{file.path}' lacks {len(lacking)} tensors of the {part}, the first being '{lacking[0]}'."
+            )

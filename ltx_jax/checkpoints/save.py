@@ -1,0 +1,55 @@
+"""Writing a model in the official layout: one file of all parts with its configuration, and the text encoder folder."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ltx_jax.bundle import Bundle
+from ltx_jax.checkpoints.parts import part_names
+from ltx_jax.checkpoints.safetensors import write_safetensors
+from ltx_jax.config import to_mapping
+from ltx_jax.releases import Release
+
+MODEL_FILE = "model.safetensors"
+TEXT_FOLDER = "text_encoder"
+TABLE = "scale_shift_table"  # modulation tables stay float32 in official files (spec transformer.md 2.1)
+
+
+def save_bundle(bundle: Bundle, folder: str | os.PathLike[str], dtype: Any = np.float32) -> None:
+    """Write every part of `bundle` below `folder`: MODEL_FILE and TEXT_FOLDER (config, tokenizer, weights).
+
+    Floating tensors are stored in `dtype`, modulation tables in float32. Files appear whole or not at all.
+    """
+    folder = Path(folder)
+    files: dict[str, dict[str, np.ndarray]] = {"model": {}, "text_encoder": {}}
+    for part, names in part_names(bundle.release).items():
+        tensors = names.write(jax.tree.map(np.asarray, bundle.params[part]))
+        files[names.file].update({k: _stored(k, v, dtype) for k, v in tensors.items()})
+    write_safetensors(folder / MODEL_FILE, files["model"], metadata(bundle.release))
+    if bundle.release.text is not None and bundle.tokenizer is not None:
+        text = folder / TEXT_FOLDER
+        write_safetensors(text / MODEL_FILE, files["text_encoder"], {"format": "pt"})
+        (text / "config.json").write_text(json.dumps({"text_config": bundle.release.text.to_official()}, indent=1))
+        (text / "tokenizer.json").write_text(bundle.tokenizer.to_json())
+
+
+def metadata(release: Release) -> dict[str, str]:
+    """The metadata of a model file: official `config` and `model_version`, and our defaults under `ltx_jax`."""
+    config = {
+        "transformer": {**release.transformer.to_official(), **release.connectors.to_official()},
+        "vae": release.video_vae.to_official(),
+        "audio_vae": release.audio_vae.to_official(),
+        "vocoder": release.vocoder.to_official(),
+    }
+    own = {"name": release.name, "text_length": release.text_length, "sampling": to_mapping(release.sampling)}
+    return {"config": json.dumps(config), "model_version": release.version, "ltx_jax": json.dumps(own)}
+
+
+def _stored(name: str, array: np.ndarray, dtype: Any) -> np.ndarray:
+    if not np.issubdtype(array.dtype, np.floating) or name.endswith(TABLE) or TABLE in name:
+        return array
+    return array.astype(dtype)

@@ -1,0 +1,154 @@
+"""What absl does not do: dashed and official spellings, flags with several values, mistakes as one sentence.
+
+An entry point defines its absl flags, then calls `run(main)`. Exit codes: 0 done (also `--help`), 2 a mistake of the
+user (one sentence on stderr, no traceback unless `--debug`), 130 interrupted.
+"""
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from ltx_jax.errors import UserError
+
+FLAGS = flags.FLAGS
+
+# Spellings of the official command line -> ours (after dashes have become underscores).
+OFFICIAL = {
+    "output_path": "output",
+    "frame_rate": "fps",
+    "num_inference_steps": "steps",
+    "video_cfg_guidance_scale": "cfg",
+    "audio_cfg_guidance_scale": "audio_cfg",
+    "checkpoint_path": "checkpoint",
+}
+# Flags that may be followed by several values: --image PATH FRAME_IDX STRENGTH.
+SEVERAL = {"image": 4}
+
+
+def normalise(argv: Sequence[str]) -> list[str]:
+    """Arguments as absl wants them: underscores, our names, several values joined by commas, `--config` first."""
+    result: list[str] = []
+    arguments = list(argv[1:])
+    while arguments:
+        argument = arguments.pop(0)
+        if not argument.startswith("--") or argument == "--":
+            result.append(argument)
+            continue
+        name, equals, value = argument[2:].partition("=")
+        if not name.startswith("config."):
+            name = name.replace("-", "_")
+            name = OFFICIAL.get(name, name)
+        if name in SEVERAL and not equals:
+            values: list[str] = []
+            while arguments and not arguments[0].startswith("--") and len(values) < SEVERAL[name]:
+                values.append(arguments.pop(0))
+            equals, value = "=", ",".join(values)
+        result.append(f"--{name}{equals}{value}")
+    # config_flags wants the file before its overrides
+    config = [a for a in result if a.startswith("--config=")]
+    return [argv[0], *config, *(a for a in result if not a.startswith("--config="))]
+
+
+def define_config() -> None:
+    """Define `--config`; without it the toy configuration is used."""
+    config_flags.DEFINE_config_file("config", None, "Configuration file, e.g. configs/toy.py (the default).")
+    flags.DEFINE_bool("debug", False, "Show tracebacks.")
+
+
+def default_config() -> str:
+    """Path of the toy configuration: in the repository, or as installed with the package."""
+    package = Path(__file__).parent
+    for folder in (package.parent / "configs", package / "configs"):
+        if (folder / "toy.py").is_file():
+            return str(folder / "toy.py")
+    raise UserError("The toy configuration is not installed; give --config=FILE.")
+
+
+def run(main: Callable[[], None], description: str, argv: Sequence[str] | None = None) -> None:
+    """Parse the flags, run `main`, and exit with the right code; never shows a traceback for a user's mistake."""
+    arguments = normalise(sys.argv if argv is None else argv)
+    try:
+        if any(a in ("--help", "-h", "--helpfull", "--helpshort") for a in arguments[1:]):
+            print(_help(description, arguments[0]))
+            sys.exit(0)
+        _parse(arguments)
+        main()
+    except UserError as error:
+        if "--debug" in arguments:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _parse(arguments: list[str]) -> None:
+    if not any(a.startswith("--config=") for a in arguments):
+        arguments = [arguments[0], f"--config={default_config()}", *arguments[1:]]
+    for argument in arguments:
+        if argument.startswith("--config="):
+            _check_config_file(argument.partition("=")[2])
+    sys.argv = arguments  # config_flags looks for its overrides there
+    try:
+        rest = FLAGS(arguments, known_only=False)
+    except flags.UnrecognizedFlagError as error:
+        raise UserError(_unknown_flag(error.flagname)) from None
+    except (KeyError, AttributeError) as error:  # an override of a key that the config does not have
+        raise UserError(_unknown_key(arguments, str(error))) from None
+    except (flags.Error, ValueError, TypeError, OSError) as error:
+        raise UserError(_sentence(str(error))) from None
+    except SyntaxError as error:
+        raise UserError(f"The config file '{error.filename}' is no Python file (line {error.lineno}).") from None
+    if len(rest) > 1:
+        raise UserError(f"Unexpected argument '{rest[1]}': every setting is a flag, see --help.")
+
+
+def _check_config_file(path: str) -> None:
+    if not os.path.isfile(path):
+        raise UserError(f"There is no config file '{path}'; see configs/ for those that exist.")
+
+
+def _unknown_flag(name: str) -> str:
+    if name.startswith("config."):
+        return f"Unknown config key '{name}'; `--help` and the config file list the known ones."
+    near = difflib.get_close_matches(name, list(FLAGS), n=1)
+    return f"Unknown flag '--{name}'; " + (f"did you mean '--{near[0]}'?" if near else "see --help.")
+
+
+def _unknown_key(arguments: list[str], text: str) -> str:
+    found = re.search(r"[\w.]+", text)
+    key = found.group() if found else "?"
+    given = next((a.partition("=")[0][2:] for a in arguments if key in a.partition("=")[0].split(".")), key)
+    near = text.partition("Did you mean ")[2].partition(" instead")[0].strip("\"'")
+    return f"Unknown config key '{given}'; " + (f"did you mean '{near}'?" if near else "see the config file.")
+
+
+def _sentence(text: str) -> str:
+    first = next((line.strip().strip('"') for line in text.splitlines() if line.strip()), "unreadable arguments")
+    return first if first.endswith((".", "?")) else first + "."
+
+
+def _help(description: str, program: str) -> str:
+    lines = [description.strip(), "", f"usage: python {os.path.basename(program)} [flags]", ""]
+    own = FLAGS.flags_by_module_dict()
+    for module, members in own.items():
+        if module.startswith(("absl", "ml_collections")) and module != "absl.app":
+            continue
+        for flag in members:
+            if flag.name in ("help", "helpfull", "helpshort", "helpxml", "only_check_args", "pdb", "run_with_pdb"):
+                continue
+            default = "" if flag.default in (None, "", [], False) else f" (default: {flag.default})"
+            lines.append(f"  --{flag.name}")
+            lines.append(f"        {flag.help}{default}")
+    lines += [
+        "",
+        "Any setting of the config file can be overridden: --config.mesh.fsdp=2 --config.data.path=FOLDER ...",
+    ]
+    return "\n".join(lines)

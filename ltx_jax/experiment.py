@@ -1,0 +1,64 @@
+"""One experiment: a model, a mesh, data and training, as the typed form of a config file.
+
+`configs/*.py` call `experiment_config(release)` and override; the flags override that; `Experiment.from_config` checks
+every value and builds the dataclasses. Defaults live in the dataclasses (and the release's declaration) alone.
+"""
+
+import dataclasses
+import json
+import types
+import typing
+from typing import Any
+
+from ltx_jax.data.config import DataConfig
+from ltx_jax.training.config import TrainingConfig
+from ml_collections import ConfigDict, config_dict
+
+from ltx_jax.config import from_mapping, to_mapping
+from ltx_jax.parallel.mesh import MeshConfig
+from ltx_jax.releases import Release, release
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Everything that a run is made of."""
+
+    model: Release
+    mesh: MeshConfig = MeshConfig()
+    data: DataConfig = DataConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    @classmethod
+    def from_config(cls, config: ConfigDict) -> "Experiment":
+        """The validated experiment of a resolved config. Raises UserError with one sentence."""
+        return from_mapping(cls, config.to_dict(), "config")
+
+    def to_json(self) -> str:
+        """The resolved config as JSON, as it is printed and saved with each run."""
+        return json.dumps(to_mapping(self), indent=2)
+
+
+def experiment_config(release_name: str) -> ConfigDict:
+    """A ConfigDict with every setting of the release and of the defaults, ready to be overridden."""
+    return _config_dict(Experiment(model=release(release_name)))
+
+
+def _config_dict(config: Any) -> ConfigDict:
+    """Dataclass to ConfigDict; optional fields that are empty become typed placeholders, so that flags can set them."""
+    result = ConfigDict()
+    hints = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            result[field.name] = _config_dict(value)
+        elif value is None:
+            result[field.name] = config_dict.placeholder(_optional_type(hints[field.name]))
+        else:
+            result[field.name] = value
+    return result
+
+
+def _optional_type(hint: Any) -> type:
+    options = [t for t in typing.get_args(hint) if t is not type(None)]
+    kind = options[0] if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union else hint
+    return kind if kind in (int, float, str, bool) else (typing.get_origin(kind) or object)

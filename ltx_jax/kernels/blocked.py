@@ -1,0 +1,146 @@
+"""Attention by blocks in plain JAX: online softmax forward, recomputing backward, memory linear in the length.
+
+The fallback of every device and the default wherever no hand-written kernel fits. The scores of one (query block, key
+block) pair are all that ever exists; the backward pass recomputes them from the saved log-sum-exp (FlashAttention's
+recurrences). Lengths that blocks do not divide are padded inside and masked.
+"""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ltx_jax.kernels.spec import AttentionSpec, Mask
+
+Array = jax.Array
+BLOCK = 512  # rows and columns of one tile of scores
+HIDDEN = -1e30  # the score of a hidden pair: finite, so that rows without any key stay free of NaN
+
+
+def blocked_attention(q: Array, k: Array, v: Array, mask: Mask, spec: AttentionSpec, block: int = BLOCK) -> Array:
+    """softmax(scale q k^T + bias) v. q: (B, T, N, K); k, v: (B, S, N, K). Returns (B, T, N, K) in q's dtype.
+
+    Differentiable in q, k, v (not in the bias). A query whose keys are all hidden gives zeros and passes no gradient.
+    """
+    b, t, n, width = q.shape
+    s = k.shape[1]
+    scale = width**-0.5 if spec.scale is None else spec.scale
+    bq, bk = min(block, t), min(block, s)
+    keep = jnp.arange(_ceil(s, bk)) < s if mask.length is None else jnp.arange(_ceil(s, bk)) < mask.length[:, None]
+    keep = jnp.broadcast_to(keep, (b, _ceil(s, bk)))
+    if mask.keep is not None:
+        keep = keep & jnp.pad(mask.keep, ((0, 0), (0, _ceil(s, bk) - s)))
+    bias = None if mask.bias is None else _pad_bias(mask.bias, t, _ceil(t, bq), s, _ceil(s, bk))
+    blocks = lambda x, size: _to_blocks(x, size)  # (blocks, B, N, size, K)
+    static = (scale, spec.causal, spec.window)
+    out = _attend(static, blocks(q, bq), blocks(k, bk), blocks(v, bk), _split(keep, bk), bias)
+    out = out.transpose(1, 0, 3, 2, 4).reshape(b, -1, n, width)  # (B, T padded, N, K)
+    return out[:, :t]
+
+
+def _ceil(length: int, block: int) -> int:
+    return math.ceil(length / block) * block
+
+
+def _to_blocks(x: Array, size: int) -> Array:
+    b, t, n, width = x.shape
+    x = jnp.pad(x, ((0, 0), (0, _ceil(t, size) - t), (0, 0), (0, 0)))
+    return x.reshape(b, -1, size, n, width).transpose(1, 0, 3, 2, 4)  # (blocks, B, N, size, K)
+
+
+def _split(keep: Array, size: int) -> Array:
+    return keep.reshape(keep.shape[0], -1, size).transpose(1, 0, 2)  # (blocks, B, size)
+
+
+def _pad_bias(bias: Array, t: int, padded_t: int, s: int, padded_s: int) -> Array:
+    rows = padded_t - t if bias.shape[2] > 1 else 0
+    return jnp.pad(bias.astype(jnp.float32), ((0, 0), (0, 0), (0, rows), (0, padded_s - s)))
+
+
+def _scores(static: Any, q: Array, k: Array, keep: Array, bias: Array | None, i: Array, j: Array) -> Array:
+    """Scores of query block i against key block j, hidden pairs at HIDDEN: float32 (B, N, bq, bk)."""
+    scale, causal, window = static
+    bq, bk = q.shape[2], k.shape[2]
+    scores = jnp.einsum("bntk,bnsk->bnts", q, k, preferred_element_type=jnp.float32) * scale
+    if bias is not None:
+        piece = jax.lax.dynamic_slice_in_dim(bias, j * bk, bk, axis=3)
+        piece = jax.lax.dynamic_slice_in_dim(piece, i * bq, bq, axis=2) if bias.shape[2] > 1 else piece
+        scores = scores + piece
+    seen = keep[:, None, None, :]
+    if causal:
+        ahead = (i * bq + jnp.arange(bq))[:, None] - (j * bk + jnp.arange(bk))[None, :]
+        near = ahead >= 0 if window is None else (ahead >= 0) & (ahead < window)
+        seen = seen & near
+    return jnp.where(seen, scores, HIDDEN)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(static: Any, q: Array, k: Array, v: Array, keep: Array, bias: Array | None) -> Array:
+    return _forward(static, q, k, v, keep, bias)[0]
+
+
+def _forward(static: Any, q: Array, k: Array, v: Array, keep: Array, bias: Array | None) -> tuple[Array, Array]:
+    """Output blocks and log-sum-exp (blocks, B, N, bq) of every query."""
+
+    def query_block(arguments: tuple[Array, Array]) -> tuple[Array, Array]:
+        i, qi = arguments
+
+        def key_block(carry: Any, item: Any) -> tuple[Any, None]:
+            accumulator, largest, total = carry
+            j, kj, vj, keep_j = item
+            scores = _scores(static, qi, kj, keep_j, bias, i, j)
+            new = jnp.maximum(largest, jnp.max(scores, axis=-1))
+            weights = jnp.where(scores > HIDDEN / 2, jnp.exp(scores - new[..., None]), 0.0)
+            shrink = jnp.exp(largest - new)
+            total = total * shrink + jnp.sum(weights, axis=-1)
+            product = jnp.einsum("bnts,bnsk->bntk", weights.astype(vj.dtype), vj, preferred_element_type=jnp.float32)
+            return (accumulator * shrink[..., None] + product, new, total), None
+
+        start = (jnp.zeros(qi.shape, jnp.float32), jnp.full(qi.shape[:-1], HIDDEN), jnp.zeros(qi.shape[:-1]))
+        (accumulator, largest, total), _ = jax.lax.scan(key_block, start, (jnp.arange(k.shape[0]), k, v, keep))
+        safe = jnp.where(total > 0, total, 1.0)
+        return (accumulator / safe[..., None]).astype(qi.dtype), largest + jnp.log(safe)
+
+    return jax.lax.map(query_block, (jnp.arange(q.shape[0]), q))
+
+
+def _attend_forward(static: Any, q: Array, k: Array, v: Array, keep: Array, bias: Array | None) -> tuple[Array, Any]:
+    out, lse = _forward(static, q, k, v, keep, bias)
+    return out, (q, k, v, keep, bias, out, lse)
+
+
+def _attend_backward(static: Any, saved: Any, d_out: Array) -> tuple[Any, ...]:
+    """dv = P^T do; dp = do v^T; ds = P (dp - rowsum(do o)); dq = scale ds k; dk = scale ds^T q."""
+    q, k, v, keep, bias, out, lse = saved
+    scale = static[0]
+    delta = jnp.sum(d_out.astype(jnp.float32) * out.astype(jnp.float32), axis=-1)  # (blocks, B, N, bq)
+
+    def key_block(dq: Array, item: Any) -> tuple[Array, tuple[Array, Array]]:
+        j, kj, vj, keep_j = item
+
+        def query_block(carry: Any, item: Any) -> tuple[Any, None]:
+            dq, dk, dv = carry
+            i, qi, do, lse_i, delta_i = item
+            scores = _scores(static, qi, kj, keep_j, bias, i, j)
+            p = jnp.where(scores > HIDDEN / 2, jnp.exp(scores - lse_i[..., None]), 0.0)
+            f32 = dict(preferred_element_type=jnp.float32)
+            dv = dv + jnp.einsum("bnts,bntk->bnsk", p.astype(do.dtype), do, **f32)
+            dp = jnp.einsum("bntk,bnsk->bnts", do, vj, **f32)
+            ds = (p * (dp - delta_i[..., None]) * scale).astype(qi.dtype)
+            dk = dk + jnp.einsum("bnts,bntk->bnsk", ds, qi, **f32)
+            dq = dq.at[i].add(jnp.einsum("bnts,bnsk->bntk", ds, kj, **f32))
+            return (dq, dk, dv), None
+
+        zeros = jnp.zeros(kj.shape, jnp.float32)
+        items = (jnp.arange(q.shape[0]), q, d_out, lse, delta)
+        (dq, dk, dv), _ = jax.lax.scan(query_block, (dq, zeros, zeros), items)
+        return dq, (dk.astype(kj.dtype), dv.astype(vj.dtype))
+
+    items = (jnp.arange(k.shape[0]), k, v, keep)
+    dq, (dk, dv) = jax.lax.scan(key_block, jnp.zeros(q.shape, jnp.float32), items)
+    return dq.astype(q.dtype), dk, dv, None, None if bias is None else jnp.zeros_like(bias)
+
+
+_attend.defvjp(_attend_forward, _attend_backward)

@@ -1,0 +1,71 @@
+"""Sample clips with sound from a prompt.
+
+    python sample.py --prompt="a red circle" --seed=1 --output=out.mp4
+
+With no --checkpoint the toy weights that ship with the package are used.
+"""
+
+import json
+import sys
+
+from absl import flags
+
+from ltx_jax import cli
+
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    """Define the flags of the sampler."""
+    cli.define_config()
+    flags.DEFINE_multi_string("prompt", [], "What the clip shows and sounds like; may be repeated.")
+    flags.DEFINE_string("prompts_file", None, "A text file with one prompt a line, instead of --prompt.")
+    flags.DEFINE_string("negative_prompt", None, "What guidance steers away from (default: the release's).")
+    flags.DEFINE_string("output", "out.mp4", "Video file to write (also --output-path).")
+    flags.DEFINE_integer("seed", None, "Seed of the noise; equal seeds give equal clips.")
+    flags.DEFINE_integer("num_samples", 1, "Clips per prompt.")
+    flags.DEFINE_integer("steps", None, "Denoising steps (also --num-inference-steps).")
+    flags.DEFINE_float("cfg", None, "Guidance scale; 1 turns guidance off.")
+    flags.DEFINE_float("audio_cfg", None, "Guidance scale of the sound (default: as --cfg where that is given).")
+    flags.DEFINE_integer("width", None, "Width in pixels.")
+    flags.DEFINE_integer("height", None, "Height in pixels.")
+    flags.DEFINE_integer("num_frames", None, "Frames of the clip: 1 + k times the VAE's time factor.")
+    flags.DEFINE_float("fps", None, "Frames per second (also --frame-rate).")
+    flags.DEFINE_string("image", None, "Picture to start from (held as the first frame).")
+    flags.DEFINE_string("checkpoint", None, "Folder or .safetensors file of weights (default: the shipped toy).")
+    flags.DEFINE_string("text_encoder", None, "Folder of the text encoder, where the checkpoint does not hold it.")
+    flags.DEFINE_string("contact_sheet", None, "Also write the clips' frames as one PNG here.")
+    flags.DEFINE_bool("progress", True, "Show a progress bar.")
+
+
+def main() -> None:
+    """Entry point."""
+    define_flags()
+    cli.run(_sample, __doc__ or "")
+
+
+def _sample() -> None:
+    from ltx_jax.pipelines.runner import generate, open_model, read_prompts
+
+    from ltx_jax.parallel.mesh import MeshConfig, make_mesh
+    from ltx_jax.pipelines.request import check_output
+
+    prompts = tuple(FLAGS.prompt) or read_prompts(FLAGS.prompts_file)
+    model = open_model(FLAGS.checkpoint, FLAGS.text_encoder)
+    request = cli.sampling_request(prompts, FLAGS).resolve(model.release)
+    outputs = check_output(FLAGS.output, len(request.clips))
+    mesh = make_mesh(cli.section(FLAGS.config, "mesh", MeshConfig))
+    print(json.dumps(cli.describe(request), indent=2), file=sys.stderr)
+    clips = generate(model, request, mesh=mesh, progress=FLAGS.progress)
+    for clip, path in zip(clips, outputs, strict=True):
+        clip.save(path)
+        print(path)
+    if FLAGS.contact_sheet:
+        from ltx_jax.media.images import contact_sheet
+
+        contact_sheet([clip.video for clip in clips], FLAGS.contact_sheet)
+        print(FLAGS.contact_sheet)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Train an audio-video model from scratch or from an earlier run.
+
+    python train.py --config=configs/toy.py --workdir=runs/toy
+    python train.py --config=configs/toy.py --workdir=runs/mine --config.data.path=FOLDER_OF_VIDEOS
+
+Running the same command again goes on from the last checkpoint. The finished model lies in WORKDIR/model, ready for
+`python sample.py --checkpoint=WORKDIR/model`.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from ltx_jax import cli
+from ltx_jax.errors import UserError
+
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    """Define the flags of the trainer."""
+    cli.define_config()
+    flags.DEFINE_string("workdir", None, "Folder of checkpoints, logs, samples and the finished model.")
+    flags.DEFINE_enum("stage", "all", ["all", "video_vae", "audio_vae", "dit"], "Which stage to train.")
+    flags.DEFINE_string("init_from", None, "Folder of an earlier run (or of a model) whose weights to start from.")
+
+
+def main() -> None:
+    """Entry point."""
+    define_flags()
+    cli.run(_train, __doc__ or "")
+
+
+def _train() -> None:
+    from ltx_jax.training.run import train
+
+    from ltx_jax.experiment import Experiment
+    from ltx_jax.parallel.mesh import make_mesh
+
+    experiment = Experiment.from_config(FLAGS.config)
+    if not FLAGS.workdir:
+        raise UserError("Say where to keep checkpoints and results: --workdir=FOLDER.")
+    mesh = make_mesh(experiment.mesh)
+    stages = ("video_vae", "audio_vae", "dit") if FLAGS.stage == "all" else (FLAGS.stage,)
+    workdir = Path(FLAGS.workdir)
+    train(
+        experiment,
+        mesh,
+        workdir,
+        stages,
+        FLAGS.init_from,
+        on_ready=lambda: print(experiment.to_json(), file=sys.stderr),
+    )
+
+
+if __name__ == "__main__":
+    main()
