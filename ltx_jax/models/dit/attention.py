@@ -1,0 +1,121 @@
+"""Attention and feed-forward of this family: the transformer's blocks and the text connectors share them.
+
+Spec transformer.md section 6. Norm of q and k over all heads at once, rotation after the norm, optional output gates.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from ltx_jax.kernels.attention import attention
+from ltx_jax.kernels.spec import Mask
+from ltx_jax.models.layers import Array, Dtype, Linear, gelu, partitioned, rms_norm
+from ltx_jax.parallel.rules import constrain
+
+Tables = tuple[Array, Array]
+
+
+def rotate(x: Array, tables: Tables, rope_type: str = "split") -> Array:
+    """Rotate the pairs of every head (spec transformer.md 5.2, 5.3); float32 inside, x's dtype out.
+
+    x: (B, T, N, K); tables: cos and sin, (B or 1, T, N, K/2). A pair is (x[i], x[i + K/2]) in the split layout and
+    (x[2i], x[2i + 1]) in the interleaved one; both layouts read the same tables.
+    """
+    cos, sin = (t.astype(jnp.float32) for t in tables)
+    y = x.astype(jnp.float32)
+    half = x.shape[-1] // 2
+    if rope_type == "split":
+        a, b = y[..., :half], y[..., half:]
+        return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+    a, b = y[..., 0::2], y[..., 1::2]
+    return jnp.stack([a * cos - b * sin, b * cos + a * sin], axis=-1).reshape(x.shape).astype(x.dtype)  # (B, T, N, K)
+
+
+class Attention(nn.Module):
+    """Multi-head attention with inner width heads * head_dim.
+
+    query_dim, context_dim: widths of x and of the context. gated: per-head output gates `2 sigmoid(.)` computed from x.
+    tokens, context_tokens: logical names of the token axes of x and of the context, for sharding.
+    """
+
+    query_dim: int
+    context_dim: int
+    heads: int
+    head_dim: int
+    norm_eps: float = 1e-6
+    gated: bool = False
+    rope_type: str = "split"
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+    tokens: str = "tokens_replicated"
+    context_tokens: str = "tokens_replicated"
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Array,
+        context: Array | None = None,
+        mask: Mask = Mask(),
+        rope_q: Tables | None = None,
+        rope_k: Tables | None = None,
+        keep: Array | None = None,
+    ) -> Array:
+        """(B, T, query_dim) -> (B, T, query_dim).
+
+        context: (B, S, context_dim), or None for self-attention. rope_q, rope_k: see `rotate`; keys use rope_q when
+        rope_k is None, and nothing is rotated when rope_q is None. keep: (B, 1, 1), 1 keeps the attention and 0 puts
+        the value projection in its place (spec section 9; needs as many keys as queries).
+        """
+        inner = self.heads * self.head_dim
+        y, y_tokens = (x, self.tokens) if context is None else (context, self.context_tokens)
+        linear = lambda name: Linear(inner, ("embed", "heads"), True, self.dtype, self.param_dtype, name=name)
+        weight = lambda name: self.param(name, partitioned(nn.initializers.ones, "heads"), (inner,), self.param_dtype)
+        q = rms_norm(linear("to_q")(x), weight("q_norm"), self.norm_eps)
+        k = rms_norm(linear("to_k")(y), weight("k_norm"), self.norm_eps)
+        q, k, v = self._heads(q, self.tokens), self._heads(k, y_tokens), self._heads(linear("to_v")(y), y_tokens)
+        if rope_q is not None:
+            q, k = rotate(q, rope_q, self.rope_type), rotate(k, rope_q if rope_k is None else rope_k, self.rope_type)
+        q, k, v = checkpoint_name(q, "query"), checkpoint_name(k, "key"), checkpoint_name(v, "value")
+        o = checkpoint_name(attention(q, k, v, mask), "attended")  # (B, T, N, K)
+        if keep is not None:
+            o = jnp.where(keep[..., None] > 0, o, v)
+        if self.gated:
+            o = o * self._gates(x)[..., None]
+        o = constrain(o.reshape(*o.shape[:2], inner), "batch", self.tokens, "act_heads")  # (B, T, N*K)
+        out = Linear(self.query_dim, ("heads", "embed"), True, self.dtype, self.param_dtype, name="to_out")(o)
+        return checkpoint_name(constrain(out, "batch", self.tokens, "act_embed"), "attention_out")
+
+    def _heads(self, x: Array, tokens: str) -> Array:
+        x = x.reshape(*x.shape[:2], self.heads, self.head_dim)  # (B, T, N, K)
+        return constrain(x, "batch", tokens, "act_heads", None)
+
+    def _gates(self, x: Array) -> Array:
+        """(B, T, N) factors; logits of zero, the initialisation, give exactly 1."""
+        logits = Linear(
+            self.heads, ("embed", "heads"), True, self.dtype, self.param_dtype, nn.initializers.zeros,
+            name="to_gate_logits",
+        )(x)  # fmt: skip
+        return (2 * jax.nn.sigmoid(logits.astype(jnp.float32))).astype(self.dtype)
+
+
+class FeedForward(nn.Module):
+    """out(gelu(proj(x))) with inner width 4 * width.
+
+    tokens: logical name of the token axis, for sharding.
+    """
+
+    width: int
+    use_bias: bool = True
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+    tokens: str = "tokens_replicated"
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """(B, T, width) -> (B, T, width)."""
+        settings = (self.use_bias, self.dtype, self.param_dtype)
+        hidden = Linear(4 * self.width, ("embed", "mlp"), *settings, name="proj")(x)
+        hidden = checkpoint_name(constrain(hidden, "batch", self.tokens, "act_mlp"), "mlp_hidden")
+        out = Linear(self.width, ("mlp", "embed"), *settings, name="out")(gelu(hidden))
+        return checkpoint_name(constrain(out, "batch", self.tokens, "act_embed"), "mlp_out")
