@@ -1,14 +1,19 @@
 """Recorded cases of the mathematics of sampling (spec sampling.md). Recordings are channels-first; we transpose."""
 
 from collections.abc import Callable
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ltx_jax.conformance.case import Case
-from ltx_jax.diffusion import geometry
+from ltx_jax.diffusion import conditioning, geometry, guidance, objectives, sample, schedules, steppers
+from ltx_jax.diffusion.conditioning import LatentAtIndex, LatentState
+from ltx_jax.errors import UserError
+from ltx_jax.streams import Array, Rotary, Stream
 
-Outputs = dict[str, np.ndarray]
+Outputs = dict[str, Any]
 
 
 def _latent_shape(case: Case) -> Outputs:
@@ -75,9 +80,190 @@ def _patchify(case: Case) -> Outputs:
     return {"tokens": np.asarray(tokens) if exact else np.full(tokens.shape, np.nan)}
 
 
+# --- schedules, conversions, steps ----------------------------------------------------------------------------------
+
+
+def _ltx2(case: Case) -> Outputs:
+    c = dict(case.config)
+    default = c.pop("default_number_of_tokens", None)
+    tokens = c.pop("tokens", None)
+    return {"sigmas": schedules.ltx2(c.pop("steps"), default if tokens is None else tokens, **c)}
+
+
+def _linear_quadratic(case: Case) -> Outputs:
+    return {"sigmas": schedules.linear_quadratic(**case.config)}
+
+
+def _beta(case: Case) -> Outputs:
+    c = dict(case.config)
+    return {"sigmas": schedules.beta(table_length=c.pop("timesteps_length"), **c)}
+
+
+def _distilled(case: Case) -> Outputs:
+    return {name: schedules.distilled(name) for name in case.outputs}
+
+
+def _convert(case: Case) -> Outputs:
+    x, x0, mask = _inputs(case, "sample", "denoised", "denoise_mask")
+    velocity = objectives.velocity_from_x0(x, x0, case.config["sigma"])
+    timesteps = mask * case.config["sigma"]
+    back = objectives.x0_from_velocity(x, velocity, timesteps[..., 0])
+    return {"velocity": velocity, "timesteps": timesteps, "denoised_from_velocity": back}
+
+
+def _step_euler(case: Case) -> Outputs:
+    sigmas = jnp.asarray(case.config["sigmas"], jnp.float32)
+    i = case.config["step_index"]
+    return {"next": steppers.euler(*_inputs(case, "sample", "denoised"), sigmas[i], sigmas[i + 1])}
+
+
+def _inputs(case: Case, *names: str) -> list[Array]:
+    return [jnp.asarray(case.inputs[name]) for name in names]
+
+
+# --- states ---------------------------------------------------------------------------------------------------------
+
+
+def _state(latent: np.ndarray, clean: np.ndarray, mask: np.ndarray) -> LatentState:
+    """A state of recorded tokens alone: no positions, no grid."""
+    batch, tokens, _ = latent.shape
+    positions = np.zeros((batch, 1, tokens, 2), np.float32)
+    return LatentState(*(jnp.asarray(a) for a in (latent, clean, mask)), positions, grid=(tokens, 1, 1))
+
+
+def _noiser(case: Case) -> Outputs:
+    state = _state(*(case.inputs[k] for k in ("latent", "clean", "denoise_mask")))
+    noised = conditioning.add_state_noise(state, *_inputs(case, "noise"), case.config["noise_scale"])
+    return {"latent": noised.latent}
+
+
+def _post_process(case: Case) -> Outputs:
+    return {"blended": conditioning.blend(*_inputs(case, "denoised", "clean", "denoise_mask"))}
+
+
+def _condition(case: Case) -> Outputs:
+    """The state before and after the items, noised, and the denoised tokens with the conditioning cleared."""
+    c = case.config
+    state = _initial_state(case)
+    after = state
+    for i, item in enumerate(c["items"]):
+        after = _item(item, case.inputs.get(f"item{i}_latent"), state).apply(after)
+    outputs = {**_fields("before", state, c["sigma"]), **_fields("after", after, c["sigma"])}
+    noise, denoised = _inputs(case, "noise", "denoised_tokens")
+    outputs["noised_latent"] = conditioning.add_state_noise(after, noise, c["noise_scale"]).latent
+    target = np.asarray(conditioning.clear(after.replace(latent=denoised)).latent)
+    if len(c["shape"]) == 5:
+        outputs["result_latent"] = geometry.unpatchify_video(target, *state.grid).transpose(0, 4, 1, 2, 3)
+    else:
+        outputs["result_latent"] = geometry.unpatchify_audio(target, c["shape"][1]).transpose(0, 3, 1, 2)
+    return outputs
+
+
+def _initial_state(case: Case) -> LatentState:
+    c, shape = case.config, case.config["shape"]
+    latent = case.inputs["initial_latent"] if c["initial"] else np.zeros(shape, np.float32)
+    if len(shape) == 4:
+        tokens = jnp.asarray(geometry.patchify_audio(audio_from_recording(latent)))
+        positions = geometry.audio_positions(shape[2], batch=shape[0])
+        return conditioning.initial_state(tokens, positions, (shape[2], 1, 1), video=False)
+    grid = (shape[2], shape[3], shape[4])
+    tokens = jnp.asarray(geometry.patchify_video(video_from_recording(latent)))
+    factors, causal = tuple(c["scale_factors"]), c["causal_fix"]
+    positions = geometry.video_positions(*grid, c["fps"], factors, causal_fix=causal, batch=shape[0])
+    return conditioning.initial_state(tokens, positions, grid, video=True)
+
+
+def _item(item: dict[str, Any], latent: np.ndarray | None, state: LatentState) -> LatentAtIndex:
+    if latent is not None and item["type"] == "latent_index":
+        tokens = jnp.asarray(geometry.patchify_video(video_from_recording(latent)))
+        return LatentAtIndex(tokens, item["latent_idx"], item["strength"])
+    if latent is not None and item["type"] in ("prefix", "suffix"):
+        tokens = jnp.asarray(geometry.patchify_audio(audio_from_recording(latent)))
+        start = 0 if item["type"] == "prefix" else state.grid[0] - tokens.shape[1]
+        return LatentAtIndex(tokens, start, item.get("strength", 1.0))
+    raise UserError(f"The conditioning item '{item['type']}' is not known yet.")
+
+
+def _fields(prefix: str, state: LatentState, sigma: float) -> Outputs:
+    fields = {
+        "latent": state.latent,
+        "clean": state.clean,
+        "denoise_mask": state.mask,
+        "positions": state.positions,
+        "timesteps": state.mask * sigma,
+    }
+    if state.keyframes is not None:
+        fields["keyframes_mask"] = state.keyframes[..., None].astype(jnp.float32)
+    return {f"{prefix}_{name}": value for name, value in fields.items()}
+
+
+# --- guidance and loops ---------------------------------------------------------------------------------------------
+
+
+def _guidance_cfg(case: Case) -> Outputs:
+    cond, uncond = _inputs(case, "cond", "uncond")
+    guided = guidance.cfg(cond, uncond, case.config["scale"])
+    return {"guided": guided, "delta": guided - cond}
+
+
+def _guidance_multimodal(case: Case) -> Outputs:
+    recorded = dict(zip(("cond", "uncond_text", "uncond_perturbed", "uncond_modality"), guidance.PASSES, strict=True))
+    predictions = {ours: jnp.asarray(case.inputs[k]) for k, ours in recorded.items() if k in case.inputs}
+    scales = [case.config[k] for k in ("cfg_scale", "stg_scale", "modality_scale", "rescale_scale")]
+    return {"guided": guidance.multimodal(predictions, *scales, whole_batch=True)}
+
+
+def _trajectory_euler(case: Case) -> Outputs:
+    """The sampler in pieces of one step, so that the latents handed to the denoiser can be seen."""
+    names = [m for m in ("video", "audio") if f"{m}_latent" in case.inputs]
+    state = sample.State(**{m: _track(case, m) for m in names})
+    sigmas = np.asarray(case.config["sigmas"], np.float32)
+    plan = sample.make_plan(sigmas)
+    run = jax.jit(lambda state, start: sample.run(_linear_denoiser(case), state, plan, start, start + 1))
+    calls: dict[str, list[Array]] = {m: [] for m in names}
+    for i in range(len(sigmas) - 1):
+        for m in names:
+            calls[m].append(getattr(state, m).stream.latent)
+        state = run(state, i)
+    outputs = {f"{m}_calls": jnp.stack(calls[m]) for m in names}
+    return {**outputs, **{f"{m}_final": getattr(state, m).stream.latent for m in names}, "call_sigmas": sigmas[:-1]}
+
+
+def _track(case: Case, name: str) -> sample.Track:
+    state = _state(*(case.inputs[f"{name}_{k}"] for k in ("latent", "clean", "mask")))
+    nowhere = Rotary((), (), jnp.zeros((1, state.latent.shape[1], 0), jnp.int32))
+    return sample.make_track(state, nowhere)
+
+
+def _linear_denoiser(case: Case) -> sample.Denoise:
+    """The stand-in network x0 = a x + b + c timesteps, told as a velocity; held tokens (timestep 0) have none."""
+
+    def velocity(stream: Stream | None, name: str) -> Array | None:
+        if stream is None:
+            return None
+        own, t = case.config["denoiser"][name], stream.timesteps()[..., None]
+        x0 = own["a"] * stream.latent + case.inputs[f"{name}_b"] + own["c"] * t
+        return jnp.where(t > 0, (stream.latent - x0) / jnp.where(t > 0, t, 1), 0)
+
+    return lambda video, audio, _: (velocity(video, "video"), velocity(audio, "audio"))
+
+
 KINDS: dict[str, Callable[[Case], Outputs]] = {
     "diffusion.latent_shape": _latent_shape,
     "diffusion.positions.video": _positions_video,
     "diffusion.positions.audio": _positions_audio,
     "diffusion.patchify": _patchify,
+    "diffusion.schedule.ltx2": _ltx2,
+    "diffusion.schedule.linear_quadratic": _linear_quadratic,
+    "diffusion.schedule.beta": _beta,
+    "diffusion.schedule.distilled": _distilled,
+    "diffusion.convert": _convert,
+    "diffusion.step.euler": _step_euler,
+    "diffusion.noiser": _noiser,
+    "diffusion.post_process": _post_process,
+    "diffusion.condition.latent_index": _condition,
+    "diffusion.condition.audio_prefix": _condition,
+    "diffusion.guidance.cfg": _guidance_cfg,
+    "diffusion.guidance.multimodal": _guidance_multimodal,
+    "diffusion.trajectory.euler": _trajectory_euler,
 }

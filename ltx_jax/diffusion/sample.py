@@ -1,0 +1,201 @@
+"""The sampler: one compiled program that takes video and audio from noise to latents (spec sampling.md 6 and 7).
+
+`run` is a `fori_loop` with traced bounds over padded arrays and calls nothing on the host: progress, previews and
+cancelling call the same program in pieces. Letters: B batch, T tokens, C channels, U noise levels, S padded steps.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from ltx_jax.config import require
+from ltx_jax.diffusion import guidance
+from ltx_jax.diffusion.conditioning import LatentState, blend, distinct_levels
+from ltx_jax.diffusion.objectives import x0_from_velocity
+from ltx_jax.diffusion.steppers import STEPPERS
+from ltx_jax.streams import Array, Rotary, Stream, length_mask
+
+# (video stream, audio stream, names of the passes in their rows) -> velocities. Contexts are bound inside; the rows
+# are pass-major: all samples of the first pass, then all of the second.
+Denoise = Callable[[Stream | None, Stream | None, tuple[str, ...]], tuple[Array | None, Array | None]]
+
+
+@struct.dataclass
+class Track:
+    """One modality during sampling: a stream, the denoise mask of its tokens and what held tokens are held to.
+
+    strengths: (B, U) float32, the distinct mask values that `stream.level_index` points into. clean: (B, T, C).
+    """
+
+    stream: Stream
+    strengths: Array
+    clean: Array
+    frozen: bool = struct.field(pytree_node=False, default=False)
+
+    def at(self, sigma: Array) -> Stream:
+        """The stream at the schedule's scalar `sigma`; each token's level is its mask times sigma (4.4)."""
+        own = jnp.zeros((), jnp.float32) if self.frozen else sigma
+        batch = self.stream.latent.shape[0]
+        return self.stream.replace(sigma=jnp.broadcast_to(own, (batch,)), levels=self.strengths * sigma)
+
+    @property
+    def mask(self) -> Array:
+        """The denoise mask of every token, (B, T, 1) float32."""
+        return self.stream.replace(levels=self.strengths).timesteps()[..., None]
+
+
+@struct.dataclass
+class State:
+    """What the loop carries: one track per present modality."""
+
+    video: Track | None = None
+    audio: Track | None = None
+
+
+@struct.dataclass
+class Strengths:
+    """Guidance of one modality at every step; each field is (S,) float32 (6.1)."""
+
+    cfg_scale: Array
+    stg_scale: Array
+    modality_scale: Array
+    rescale_scale: Array
+
+
+@struct.dataclass
+class Plan:
+    """What a run does: arrays padded to a common length, and the choices that shape the program.
+
+    sigmas: (S + 1,) float32. passes: the network passes of each step. batched: run them in one call, side by side on
+    the batch axis, or else one after another (less memory, same numbers). whole_batch: see `guidance.multimodal`.
+    """
+
+    sigmas: Array
+    video: Strengths | None = None
+    audio: Strengths | None = None
+    passes: tuple[str, ...] = struct.field(pytree_node=False, default=("cond",))
+    batched: bool = struct.field(pytree_node=False, default=True)
+    whole_batch: bool = struct.field(pytree_node=False, default=False)
+    stepper: str = struct.field(pytree_node=False, default="euler")
+
+
+def make_track(
+    state: LatentState,
+    rotary: Rotary,
+    cross_rotary: Rotary | None = None,
+    *,
+    length: Array | None = None,
+    levels: int = 1,
+) -> Track:
+    """A track from a noised host state and its position tables. levels: the least U, to keep programs equal."""
+    strengths, index = distinct_levels(state.mask, levels)
+    batch = state.latent.shape[0]
+    stream = Stream(
+        latent=state.latent,
+        sigma=jnp.ones((batch,), jnp.float32),
+        levels=jnp.asarray(strengths),
+        rotary=rotary,
+        level_index=None if index is None else jnp.asarray(index),
+        cross_rotary=cross_rotary,
+        keyframes=state.keyframes,
+        length=length,
+    )
+    return Track(stream, jnp.asarray(strengths), state.clean, state.frozen)
+
+
+def make_plan(
+    sigmas: np.ndarray,
+    video: guidance.Guidance | None = None,
+    audio: guidance.Guidance | None = None,
+    *,
+    pad_to: int | None = None,
+    batched: bool = True,
+    whole_batch: bool = False,
+    stepper: str = "euler",
+) -> Plan:
+    """A plan with the same guidance at every step; absent modalities have None. pad_to: steps to pad the arrays to.
+
+    Raises UserError when a schedule does not decrease or is longer than `pad_to`.
+    """
+    steps = len(sigmas) - 1
+    total = steps if pad_to is None else pad_to
+    decreasing = steps >= 1 and bool(np.all(np.diff(sigmas) < 0)) and sigmas[-1] >= 0
+    require(decreasing, "The sigmas of a run must be at least two numbers that decrease and end at 0 or above.")
+    require(steps <= total, f"A schedule of {steps} steps does not fit a plan of {total}.")
+    require(stepper in STEPPERS, f"There is no stepper '{stepper}'; choose one of {', '.join(STEPPERS)}.")
+
+    def constant(g: guidance.Guidance | None) -> Strengths | None:
+        fields = ("cfg_scale", "stg_scale", "modality_scale", "rescale_scale")
+        return None if g is None else Strengths(*(jnp.full((total,), getattr(g, f), jnp.float32) for f in fields))
+
+    return Plan(
+        sigmas=jnp.asarray(np.pad(np.asarray(sigmas, np.float32), (0, total - steps))),
+        video=constant(video),
+        audio=constant(audio),
+        passes=guidance.passes(video, audio),
+        batched=batched,
+        whole_batch=whole_batch,
+        stepper=stepper,
+    )
+
+
+def run(denoise: Denoise, state: State, plan: Plan, start: Array | int, stop: Array | int) -> State:
+    """Steps [start, stop) of the plan. Steps may be traced; running in pieces gives the same bits as running whole."""
+
+    def step(i: Array, state: State) -> State:
+        sigma, sigma_next = plan.sigmas[i], plan.sigmas[i + 1]
+        predictions = predict(denoise, state, plan, sigma)
+
+        def advance(track: Track | None, by_pass: dict[str, Array], strengths: Strengths | None) -> Track | None:
+            if track is None or track.frozen:
+                return track
+            x0 = _guide(track, by_pass, strengths, i, plan.whole_batch)
+            latent = STEPPERS[plan.stepper](track.stream.latent, blend(x0, track.clean, track.mask), sigma, sigma_next)
+            return track.replace(stream=track.stream.replace(latent=latent))
+
+        return State(advance(state.video, predictions[0], plan.video), advance(state.audio, predictions[1], plan.audio))
+
+    return jax.lax.fori_loop(start, stop, step, state)
+
+
+def predict(denoise: Denoise, state: State, plan: Plan, sigma: Array) -> tuple[dict[str, Array], dict[str, Array]]:
+    """x0 predictions of both modalities at `sigma`, by pass name; an absent modality has none (6.3)."""
+    streams = [None if track is None else track.at(sigma) for track in (state.video, state.audio)]
+    groups = [plan.passes] if plan.batched else [(name,) for name in plan.passes]
+    found: tuple[dict[str, Array], dict[str, Array]] = ({}, {})
+    for names in groups:
+        velocities = denoise(*(tile(s, len(names)) for s in streams), names)
+        for stream, velocity, predictions in zip(streams, velocities, found, strict=True):
+            if stream is not None and velocity is not None:
+                for name, v in zip(names, jnp.split(velocity, len(names)), strict=True):  # each (B, T, C)
+                    predictions[name] = x0_from_velocity(stream.latent, v, stream.timesteps())
+    return found
+
+
+def tile(stream: Stream | None, copies: int) -> Stream | None:
+    """The stream repeated along the batch axis, pass-major; position tables shared by the batch stay as they are."""
+    if stream is None or copies == 1:
+        return stream
+
+    def repeat(x: Array) -> Array:
+        return jnp.tile(x, (copies,) + (1,) * (x.ndim - 1))
+
+    def tables(rotary: Rotary | None) -> Rotary | None:
+        if rotary is None or rotary.index.shape[0] == 1:
+            return rotary
+        return rotary.replace(index=repeat(rotary.index))
+
+    rest = stream.replace(rotary=None, cross_rotary=None)
+    return jax.tree.map(repeat, rest).replace(rotary=tables(stream.rotary), cross_rotary=tables(stream.cross_rotary))
+
+
+def _guide(track: Track, predictions: dict[str, Array], strengths: Strengths | None, i: Array, whole: bool) -> Array:
+    if strengths is None or len(predictions) == 1:
+        return predictions["cond"]
+    batch, tokens, _ = track.stream.latent.shape
+    mask = length_mask(track.stream.length, batch, tokens)[..., None]
+    at_step = [s[i] for s in (strengths.cfg_scale, strengths.stg_scale, strengths.modality_scale)]
+    return guidance.multimodal(predictions, *at_step, strengths.rescale_scale[i], mask=mask, whole_batch=whole)
