@@ -43,14 +43,15 @@ class AudioVAEConfig:
     causal: bool = True
 
     def __post_init__(self):
-        sizes = ("ch", "out_ch", "in_channels", "z_channels", "mel_bins", "sampling_rate", "hop_length")
+        sizes = (
+            "ch", "out_ch", "in_channels", "num_res_blocks", "z_channels", "mel_bins", "sampling_rate", "hop_length",
+        )  # fmt: skip
         for name in sizes:
             require(getattr(self, name) >= 1, f"The audio VAE's {name} must be positive, not {getattr(self, name)}.")
         require(
             len(self.ch_mult) >= 1 and min(self.ch_mult) >= 1,
             f"The audio VAE's ch_mult must be positive numbers, not {self.ch_mult}.",
         )
-        require(self.num_res_blocks >= 0, f"num_res_blocks must not be negative, but is {self.num_res_blocks}.")
         require(
             self.filter_length >= 2 and self.filter_length % 2 == 0,
             f"The audio VAE's filter_length must be even, not {self.filter_length}.",
