@@ -1,7 +1,7 @@
 """Recorded cases of training (spec training.md). Latents are recorded channels-first; draws are inputs."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -117,10 +117,8 @@ def _sigma_buckets(case: Case) -> Outputs:
     boundaries = tuple(case.config.get("boundaries") or losses.SIGMA_BOUNDARIES)
     sigma, loss = jnp.asarray(case.inputs["sigma"]), jnp.asarray(case.inputs["loss"])
     means, counts = (np.asarray(a) for a in losses.sigma_buckets(sigma, loss, boundaries))
-    hit = dict(zip(losses.bucket_names(boundaries), means, strict=True))
-    for name, count in zip(losses.bucket_names(boundaries), counts, strict=True):
-        if count == 0:
-            del hit[name]
+    names = losses.bucket_names(boundaries)
+    hit = {name: mean for name, mean, count in zip(names, means, counts, strict=True) if count > 0}
     reported = [hit[name] for name in case.config["names"] if name in hit]
     return {"bucket_loss": np.array(reported, np.float32)}
 
@@ -133,13 +131,13 @@ def _adamw(case: Case) -> Outputs:
     )  # fmt: skip
     optimizer = make_optimizer(config)
     params = {k: jnp.asarray(v) for k, v in case.inputs.items() if not k.startswith("grad_")}
-    state, norms, outputs = optimizer.init(params), [], {}
+    names, state, norms, outputs = list(params), optimizer.init(params), [], {}
     for i in range(len(case.outputs["grad_norm"])):
-        grads = {k: jnp.asarray(case.inputs[f"grad_{k}_{i}"]) for k in params}
+        grads = {k: jnp.asarray(case.inputs[f"grad_{k}_{i}"]) for k in names}
         norms.append(optax.global_norm(grads))
         updates, state = optimizer.update(grads, state, params)
-        params = optax.apply_updates(params, updates)
-        outputs |= {f"{k}_{i}": v for k, v in params.items()}
+        params = cast(dict[str, Array], optax.apply_updates(params, updates))
+        outputs |= {f"{k}_{i}": params[k] for k in names}
     return {**outputs, "grad_norm": np.array(norms)}
 
 

@@ -1,0 +1,58 @@
+"""Which passes run, and what their combination does at its neutral and extreme points."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from ltx_jax.diffusion.guidance import Guidance, keep_array, multimodal, passes
+
+FULL = Guidance(cfg_scale=3, stg_scale=1, stg_blocks=(1,), modality_scale=3, rescale_scale=0.7)
+
+
+def predictions(batch=2, tokens=5, names=("cond", "uncond", "perturbed", "isolated")):
+    rng = np.random.default_rng(0)
+    return {n: jnp.asarray(rng.normal(size=(batch, tokens, 3)), jnp.float32) for n in names}
+
+
+def test_passes_run_only_where_needed():
+    assert passes(Guidance(), Guidance()) == ("cond",)
+    assert passes(FULL, None) == ("cond", "uncond", "perturbed", "isolated")
+    assert passes(Guidance(), Guidance(cfg_scale=7)) == ("cond", "uncond")
+    assert passes(Guidance(), None, force=("uncond",)) == ("cond", "uncond")
+
+
+def test_keep_array_skips_what_each_pass_says():
+    keep = keep_array(("cond", "perturbed", "isolated"), FULL, Guidance(), blocks=3, batch=2)
+    assert keep.shape == (4, 3, 6)
+    assert np.all(keep[:, :, :2] == 1)
+    skipped = np.argwhere(keep[:, :, 2:4] == 0)
+    assert {tuple(s) for s in skipped} == {(0, 1, 0), (0, 1, 1)}  # video self-attention of block 1 alone
+    assert np.all(keep[:2, :, 4:] == 1) and np.all(keep[2:, :, 4:] == 0)
+
+
+def test_neutral_guidance_is_the_conditional_prediction():
+    p = predictions()
+    np.testing.assert_array_equal(multimodal(p), p["cond"])
+
+
+def test_full_rescale_restores_each_samples_deviation():
+    p = predictions()
+    guided = multimodal(p, 5.0, 1.0, 3.0, 1.0)
+    np.testing.assert_allclose(jnp.std(guided, axis=(1, 2)), jnp.std(p["cond"], axis=(1, 2)), rtol=1e-5)
+
+
+def test_samples_do_not_influence_each_other_unless_asked():
+    p = predictions()
+    loud = {k: v.at[1].mul(10) for k, v in p.items()}
+    scales = (3.0, 1.0, 3.0, 0.7)
+    np.testing.assert_array_equal(multimodal(p, *scales)[0], multimodal(loud, *scales)[0])
+    assert not np.allclose(multimodal(p, *scales, whole_batch=True)[0], multimodal(loud, *scales, whole_batch=True)[0])
+
+
+def test_padding_does_not_enter_the_rescale():
+    p = predictions()
+    mask = jnp.arange(5)[None, :, None] < jnp.array([3, 5])[:, None, None]
+    broken = {k: jnp.where(mask, v, jnp.nan) for k, v in p.items()}
+    short = multimodal({k: v[:1, :3] for k, v in p.items()}, 3.0, 1.0, 3.0, 0.7)
+    padded = multimodal(broken, 3.0, 1.0, 3.0, 0.7, mask=mask)
+    np.testing.assert_allclose(padded[:1, :3], short, rtol=1e-6)
+    assert np.isfinite(padded[1]).all()

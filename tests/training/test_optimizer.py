@@ -1,0 +1,81 @@
+"""Clip, decay and schedules at the points where their formulas can be read off."""
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ltx_jax.config import from_mapping
+from ltx_jax.errors import UserError
+from ltx_jax.training.optimizer import (
+    OptimizerConfig,
+    ScheduleConfig,
+    clip_by_global_norm,
+    learning_rate,
+    make_optimizer,
+)
+
+
+def rates(steps=40, total=40, lr=1.0, **schedule):
+    config = OptimizerConfig(learning_rate=lr, steps=total, schedule=ScheduleConfig(**schedule))
+    return np.asarray(learning_rate(config, np.arange(steps + 1)))
+
+
+def test_clip_leaves_small_gradients_and_bounds_large_ones():
+    clip = clip_by_global_norm(1.0)
+    for scale, expected in [(0.1, 0.5), (2.0, 1.0)]:
+        updates, _ = clip.update({"a": jnp.full(9, scale), "b": jnp.full(16, scale)}, clip.init({}))
+        assert np.isclose(optax.global_norm(updates), expected, rtol=1e-5)
+    assert clip_by_global_norm(0).update({"a": jnp.ones(3)}, optax.EmptyState())[0]["a"].tolist() == [1, 1, 1]
+
+
+def test_decay_is_decoupled_from_the_gradient():
+    optimizer = make_optimizer(OptimizerConfig(learning_rate=0.1, schedule=ScheduleConfig("constant")))
+    params = {"w": jnp.array([2.0, -4.0])}
+    updates, _ = optimizer.update({"w": jnp.zeros(2)}, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["w"], -0.1 * 0.01 * params["w"], rtol=1e-6)
+
+
+def test_first_update_has_the_size_of_the_learning_rate():
+    config = OptimizerConfig(learning_rate=0.1, weight_decay=0.0, schedule=ScheduleConfig("constant"))
+    optimizer = make_optimizer(config)
+    params = {"w": jnp.zeros(3)}
+    updates, _ = optimizer.update({"w": jnp.array([0.1, -0.01, 0.3])}, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["w"], [-0.1, 0.1, -0.1], rtol=1e-4)
+
+
+def test_linear_reaches_its_end_and_stays():
+    r = rates(steps=50, type="linear")
+    assert r[0] == 1 and np.isclose(r[40], 0.1) and np.isclose(r[50], 0.1)
+
+
+def test_warmup_rises_to_the_rate_then_falls_to_the_end():
+    r = rates(steps=50, type="warmup_cosine", warmup_steps=10, eta_min=0.05)
+    np.testing.assert_allclose(r[:11], [*(np.arange(1, 11) / 10), 1.0], rtol=1e-6)
+    assert np.all(np.diff(r[10:41]) < 0)
+    np.testing.assert_allclose(r[40:], 0.05, rtol=1e-5)
+
+
+def test_restarts_lengthen():
+    r = rates(type="cosine_with_restarts", T_0=5, T_mult=2, eta_min=0.0)
+    assert [i for i in range(1, 41) if r[i] > r[i - 1]] == [5, 15, 35]
+    np.testing.assert_allclose(r[[0, 5, 15, 35]], 1, rtol=1e-6)
+
+
+def test_step_and_polynomial():
+    r = rates(type="step", step_size=10, gamma=0.5)
+    np.testing.assert_allclose(r[[0, 9, 10, 39]], [1, 1, 0.5, 0.125])
+    np.testing.assert_allclose(rates(type="polynomial", power=2.0)[[0, 20, 40]], [1, 0.25, 0])
+
+
+def test_options_that_would_do_nothing_are_refused():
+    with pytest.raises(UserError, match="no parameter 'power'"):
+        ScheduleConfig(type="linear", power=2.0)
+    with pytest.raises(UserError, match="no parameter 'warmup_steps'"):
+        ScheduleConfig(type="cosine", warmup_steps=5)
+    with pytest.raises(UserError, match="did you mean 'gamma'"):
+        from_mapping(ScheduleConfig, {"type": "step", "gama": 0.1})
+    with pytest.raises(UserError, match="longer than"):
+        OptimizerConfig(steps=5, schedule=ScheduleConfig("warmup_cosine", warmup_steps=10))
+    with pytest.raises(UserError, match="learning rate"):
+        OptimizerConfig(learning_rate=0)
