@@ -1,0 +1,101 @@
+"""Recorded cases of the text stack (spec gemma.md, transformer.md section 12)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ltx_jax.checkpoints.names import to_tree
+from ltx_jax.checkpoints.names.connectors import connector_names, feature_names, text_connectors_names
+from ltx_jax.checkpoints.names.gemma3 import gemma3_names
+from ltx_jax.conformance.case import Case
+from ltx_jax.errors import UserError
+from ltx_jax.models.text.connectors import Connector, TextConnectors, TextConnectorsConfig, context_mask
+from ltx_jax.models.text.features import FeatureExtractorV1, FeatureExtractorV2
+from ltx_jax.models.text.gemma3 import Gemma3, Gemma3Config
+from ltx_jax.models.text.masks import visible_pairs
+from ltx_jax.models.text.tokenizer import SpecialTokens, Tokenizer
+
+Outputs = dict[str, np.ndarray]
+
+
+def _apply(module: nn.Module, params: Any, *args: Any, method: str | None = None) -> Any:
+    return jax.jit(lambda p, *a: module.apply({"params": p}, *a, method=method))(params, *args)
+
+
+def _tokenize(case: Case) -> Outputs:
+    c = case.config
+    texts = [
+        case.inputs[f"text_{i}"].tobytes().decode() for i in range(sum(n.startswith("text_") for n in case.inputs))
+    ]
+    special = SpecialTokens(c["bos_token"], c["eos_token"], c.get("pad_token"))
+    ids, mask = Tokenizer(case.inputs["tokenizer_json"].tobytes(), c["max_length"], special)(texts)
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def _attention_mask(case: Case) -> Outputs:
+    if case.config["family"] != "gemma3":
+        raise UserError(f"Attention masks of the family '{case.config['family']}' are not known yet.")
+    mask, types = (jnp.asarray(case.inputs[n]) for n in ("attention_mask", "token_type_ids"))
+    window = case.config["sliding_window"]
+    pairs = {
+        "full": visible_pairs(mask),
+        "sliding": visible_pairs(mask, window),
+        "full_image": visible_pairs(mask, None, types),
+        "sliding_image": visible_pairs(mask, window, types),
+    }
+    real_queries = (mask != 0)[:, :, None]  # the recording sets the rows of padded queries to False
+    return {name: np.asarray(p & real_queries) for name, p in pairs.items()}
+
+
+def _gemma3_forward(case: Case) -> Outputs:
+    config = Gemma3Config.from_official(case.config["text_config"])
+    params = to_tree(gemma3_names(config), case.weights)
+    model, mask = Gemma3(config), case.inputs["attention_mask"]
+    states = _apply(model, params, case.inputs["input_ids"], mask)
+    logits = _apply(model, params, states[-1], method="logits")
+    real = mask[..., None] != 0  # the recording zeroes padded positions
+    return {"hidden_states": np.where(real, states, 0), "logits": np.where(real, logits, 0)}
+
+
+def _features(case: Case) -> Outputs:
+    c, x, mask = case.config, case.inputs["hidden_states"], case.inputs["attention_mask"]
+    if case.kind.endswith("v1"):
+        version, module = "v1", FeatureExtractorV1(c["caption_channels"])
+    else:
+        version, module = "v2", FeatureExtractorV2(c["video_dim"], c["audio_dim"])
+    video, audio = _apply(module, to_tree(feature_names(version), case.weights), x, mask)
+    return {"video": np.asarray(video), "audio": np.asarray(audio)}
+
+
+def _connector(case: Case) -> Outputs:
+    # The keys describe the one connector at hand, whichever stream it belongs to.
+    keys = {k: v for k, v in case.config["transformer"].items() if not k.startswith("audio_connector_")}
+    config = TextConnectorsConfig.from_official(keys).video
+    params, mask = to_tree(connector_names(config), case.weights), case.inputs["attention_mask"]
+    encoding = _apply(Connector(config), params, case.inputs["features"], mask)
+    return {"encoding": np.asarray(encoding), "mask": np.asarray(context_mask(mask, config.registers))}
+
+
+def _embeddings(case: Case) -> Outputs:
+    x = case.inputs["hidden_states"]
+    config = TextConnectorsConfig.from_official(
+        case.config["transformer"], num_hidden_states=x.shape[3], hidden_size=x.shape[2]
+    )
+    params = to_tree(text_connectors_names(config), case.weights, case.prefix)
+    video, audio = _apply(TextConnectors(config), params, x, case.inputs["attention_mask"])
+    return {"video": np.asarray(video), "audio": np.asarray(audio)}
+
+
+KINDS: dict[str, Callable[[Case], Outputs]] = {
+    "text.tokenize": _tokenize,
+    "text.attention_mask": _attention_mask,
+    "text.gemma3.forward": _gemma3_forward,
+    "text.features_v1": _features,
+    "text.features_v2": _features,
+    "text.connector": _connector,
+    "text.embeddings": _embeddings,
+}
