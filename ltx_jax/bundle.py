@@ -5,18 +5,23 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from ltx_jax.models.audio_vae.decoder import AudioDecoder
 from ltx_jax.models.audio_vae.encoder import AudioEncoder
+from ltx_jax.models.audio_vae.mel import log_mel
 from ltx_jax.models.audio_vae.vocoder import Vocoder
 from ltx_jax.models.dit.transformer import DiT
 from ltx_jax.models.text.connectors import TextConnectors
 from ltx_jax.models.text.gemma3 import Gemma3
 from ltx_jax.models.text.tokenizer import Tokenizer
+from ltx_jax.models.video_vae import statistics as video_statistics
 from ltx_jax.models.video_vae.decoder import VideoDecoder
 from ltx_jax.models.video_vae.encoder import VideoEncoder
 
+from ltx_jax.diffusion.geometry import patchify_audio, patchify_video
 from ltx_jax.errors import UserError
+from ltx_jax.models.audio_vae import statistics as audio_statistics
 from ltx_jax.releases import Release
 
 # Parts with a network; the two statistics are parts of plain arrays ({"mean", "std"}).
@@ -25,13 +30,16 @@ NETWORKS = (
 )  # fmt: skip
 PARTS = (*NETWORKS, "video_statistics", "audio_statistics")
 
+Modules = dict[str, nn.Module]
+Array = jax.Array
 
-def modules(release: Release, dtype: Any = jnp.float32, param_dtype: Any = jnp.float32) -> dict[str, nn.Module]:
+
+def modules(release: Release, dtype: Any = jnp.float32, param_dtype: Any = jnp.float32) -> Modules:
     """The network of every part of `release`, computing in `dtype` on parameters of `param_dtype`.
 
     "text" is absent where the release's text encoder is not supported yet.
     """
-    kinds: dict[str, nn.Module] = {
+    kinds: Modules = {
         "connectors": TextConnectors(release.connectors, dtype=dtype, param_dtype=param_dtype),
         "transformer": DiT(release.transformer, dtype=dtype, param_dtype=param_dtype),
         "video_encoder": VideoEncoder(release.video_vae, dtype=dtype, param_dtype=param_dtype),
@@ -77,3 +85,27 @@ class Bundle:
     release: Release
     params: Mapping[str, Any]
     tokenizer: Tokenizer | None = None
+
+
+def text_contexts(modules: Modules, params: Mapping[str, Any], ids: Array, mask: Array) -> tuple[Array, Array]:
+    """Video and audio contexts (B, S, E) of token ids and mask (B, S) int32 (spec gemma.md 1, transformer.md 12)."""
+    hidden = modules["text"].apply({"params": params["text"]}, ids, mask)  # (L+1, B, S, D)
+    hidden = jnp.moveaxis(hidden, 0, -1)  # (B, S, D, L+1)
+    return modules["connectors"].apply({"params": params["connectors"]}, hidden, mask)  # type: ignore[return-value]
+
+
+def video_tokens(modules: Modules, params: Mapping[str, Any], video: Array) -> Array:
+    """Normalised latent tokens (B, T, C) of pixels (B, F, h, w, 3) in [-1, 1] (spec video_vae.md 2, 4)."""
+    means, _ = modules["video_encoder"].apply({"params": params["video_encoder"]}, video)
+    return patchify_video(video_statistics.normalize(means, params["video_statistics"]))
+
+
+def audio_tokens(modules: Modules, params: Mapping[str, Any], waveform: Array, length: int) -> Array:
+    """Normalised audio tokens (B, length, Z * f) of a waveform (B, 2, L) at the VAE's rate (spec audio_vae.md 2, 5).
+
+    Too many are cut; missing ones are zeros, as the published pre-processing does.
+    """
+    encoder = modules["audio_encoder"]
+    means, _ = encoder.apply({"params": params["audio_encoder"]}, log_mel(waveform, encoder.config))  # type: ignore
+    tokens = audio_statistics.normalize(patchify_audio(means), params["audio_statistics"])[:, :length]
+    return jnp.pad(tokens, ((0, 0), (0, length - tokens.shape[1]), (0, 0)))

@@ -70,6 +70,14 @@ def default_config() -> str:
     raise UserError("The toy configuration is not installed; give --config=FILE.")
 
 
+def given(name: str) -> bool:
+    """Whether the user gave the flag (rather than its default being used)."""
+    return any(a.startswith(f"--{name}=") for a in _given)
+
+
+_given: list[str] = []
+
+
 def run(main: Callable[[], None], description: str, argv: Sequence[str] | None = None) -> None:
     """Parse the flags, run `main`, and exit with the right code; never shows a traceback for a user's mistake."""
     arguments = normalise(sys.argv if argv is None else argv)
@@ -90,6 +98,7 @@ def run(main: Callable[[], None], description: str, argv: Sequence[str] | None =
 
 
 def _parse(arguments: list[str]) -> None:
+    _given[:] = arguments
     if not any(a.startswith("--config=") for a in arguments):
         arguments = [arguments[0], f"--config={default_config()}", *arguments[1:]]
     for argument in arguments:

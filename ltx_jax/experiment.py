@@ -10,13 +10,14 @@ import types
 import typing
 from typing import Any
 
-from ltx_jax.data.config import DataConfig
-from ltx_jax.training.config import TrainingConfig
 from ml_collections import ConfigDict, config_dict
 
 from ltx_jax.config import from_mapping, to_mapping
+from ltx_jax.data.config import DataConfig
+from ltx_jax.errors import UserError
 from ltx_jax.parallel.mesh import MeshConfig
 from ltx_jax.releases import Release, release
+from ltx_jax.training.config import TrainingConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,3 +63,23 @@ def _optional_type(hint: Any) -> type:
     options = [t for t in typing.get_args(hint) if t is not type(None)]
     kind = options[0] if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union else hint
     return kind if kind in (int, float, str, bool) else (typing.get_origin(kind) or object)
+
+
+def check_same_model(wanted: Release, found: Release, where: str) -> None:
+    """Raise UserError naming the first part in which the model at `where` differs from the config's."""
+    for field in dataclasses.fields(Release):
+        if field.name in ("name", "version", "sampling"):
+            continue
+        ours, theirs = getattr(wanted, field.name), getattr(found, field.name)
+        if ours != theirs:
+            raise UserError(
+                f"The config's {field.name} is not that of {where}{_first_difference(ours, theirs)}; "
+                "use the config the weights were trained with, or give --checkpoint."
+            )
+
+
+def _first_difference(a: Any, b: Any) -> str:
+    if not dataclasses.is_dataclass(a) or type(a) is not type(b):
+        return f" ({a} against {b})"
+    name = next(f.name for f in dataclasses.fields(a) if getattr(a, f.name) != getattr(b, f.name))
+    return f" ({name}: {getattr(a, name)} against {getattr(b, name)})"

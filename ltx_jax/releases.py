@@ -11,8 +11,8 @@ from typing import Any
 
 from ltx_jax.models.audio_vae.config import AudioVAEConfig, VocoderConfig
 from ltx_jax.models.dit.config import DiTConfig
-from ltx_jax.models.text.connectors import TextConnectorsConfig
-from ltx_jax.models.text.gemma3 import Gemma3Config
+from ltx_jax.models.text.connectors_config import TextConnectorsConfig
+from ltx_jax.models.text.config import Gemma3Config
 from ltx_jax.models.video_vae.config import VideoVAEConfig
 
 from ltx_jax.config import require

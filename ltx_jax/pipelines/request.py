@@ -31,6 +31,7 @@ class Request:
     cfg: float | None = None
     audio_cfg: float | None = None
     rescale: float | None = None
+    schedule_tokens: int | None = None
     image: str | None = None
 
     def __post_init__(self):

@@ -5,12 +5,18 @@
 With no --checkpoint the toy weights that ship with the package are used.
 """
 
+import dataclasses
 import json
 import sys
 
 from absl import flags
 
 from ltx_jax import cli
+from ltx_jax.experiment import Experiment, check_same_model
+from ltx_jax.media.images import contact_sheet
+from ltx_jax.parallel.mesh import make_mesh
+from ltx_jax.pipelines.request import Request, check_output
+from ltx_jax.pipelines.runner import generate, open_model, read_prompts
 
 FLAGS = flags.FLAGS
 
@@ -45,24 +51,34 @@ def main() -> None:
 
 
 def _sample() -> None:
-    from ltx_jax.pipelines.runner import generate, open_model, read_prompts
-
-    from ltx_jax.parallel.mesh import MeshConfig, make_mesh
-    from ltx_jax.pipelines.request import check_output
-
+    fields = (
+        "negative_prompt",
+        "seed",
+        "num_samples",
+        "width",
+        "height",
+        "num_frames",
+        "fps",
+        "steps",
+        "cfg",
+        "audio_cfg",
+        "image",
+    )
     prompts = tuple(FLAGS.prompt) or read_prompts(FLAGS.prompts_file)
+    request = Request(prompts, **{name: FLAGS[name].value for name in fields})
+    experiment = Experiment.from_config(FLAGS.config)
     model = open_model(FLAGS.checkpoint, FLAGS.text_encoder)
-    request = cli.sampling_request(prompts, FLAGS).resolve(model.release)
+    if cli.given("config"):
+        check_same_model(experiment.model, model.release, FLAGS.checkpoint or "the shipped weights")
+    request = request.resolve(model.release)
     outputs = check_output(FLAGS.output, len(request.clips))
-    mesh = make_mesh(cli.section(FLAGS.config, "mesh", MeshConfig))
-    print(json.dumps(cli.describe(request), indent=2), file=sys.stderr)
+    mesh = make_mesh(experiment.mesh)
+    print(json.dumps(dataclasses.asdict(request), indent=2), file=sys.stderr)
     clips = generate(model, request, mesh=mesh, progress=FLAGS.progress)
     for clip, path in zip(clips, outputs, strict=True):
         clip.save(path)
         print(path)
     if FLAGS.contact_sheet:
-        from ltx_jax.media.images import contact_sheet
-
         contact_sheet([clip.video for clip in clips], FLAGS.contact_sheet)
         print(FLAGS.contact_sheet)
 

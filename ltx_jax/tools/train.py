@@ -33,10 +33,9 @@ def main() -> None:
 
 
 def _train() -> None:
-    from ltx_jax.training.run import train
-
     from ltx_jax.experiment import Experiment
     from ltx_jax.parallel.mesh import make_mesh
+    from ltx_jax.training.run import train
 
     experiment = Experiment.from_config(FLAGS.config)
     if not FLAGS.workdir:

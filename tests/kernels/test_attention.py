@@ -35,7 +35,7 @@ def inputs(shape, seed=0, scale=1.0):
 @pytest.mark.parametrize("kind", ["none", "length", "keep", "bias", "causal", "window"])
 @pytest.mark.parametrize("implementation", [reference_attention, lambda *a: blocked_attention(*a, block=16)])
 def test_matches_float64(shape, kind, implementation):
-    b, t, s, n, k = shape
+    b, t, s, _, k = shape
     q, keys, v, rng = inputs(shape)
     mask, spec, seen = Mask(), AttentionSpec(), np.ones((b, 1, t, s), bool)
     if kind == "length":

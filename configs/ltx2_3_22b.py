@@ -1,0 +1,11 @@
+"""LTX-2.3 22B at full size: transformer training on prepared latents, or planning it without hardware.
+
+python -m ltx_jax.tools.plan --config=configs/ltx2_3_22b.py --topology=v6e:4x4 --mode=train
+"""
+
+from ltx_jax.experiment import experiment_config
+
+
+def get_config():
+    """The 2.3 release."""
+    return experiment_config("ltx2_3_22b")

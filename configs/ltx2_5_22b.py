@@ -1,0 +1,11 @@
+"""LTX-2.5 22B (transformer) at full size: transformer training on prepared latents, or planning it without hardware.
+
+python -m ltx_jax.tools.plan --config=configs/ltx2_5_22b.py --topology=v6e:4x4 --mode=train
+"""
+
+from ltx_jax.experiment import experiment_config
+
+
+def get_config():
+    """The 2.5 release."""
+    return experiment_config("ltx2_5_22b")

@@ -1,0 +1,184 @@
+"""From a request to clips: builds streams and a plan on the host, then runs the compiled stages.
+
+Noise belongs to a clip's number alone: batch size, mesh and the other clips of a request do not change a clip.
+"""
+
+import functools
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from ltx_jax.bundle import Bundle, Modules, modules, text_contexts, video_tokens
+from ltx_jax.checkpoints.load import load_bundle
+from ltx_jax.diffusion import geometry, schedules
+from ltx_jax.diffusion.conditioning import LatentAtIndex, LatentState, add_state_noise, draw_noise, initial_state
+from ltx_jax.diffusion.guidance import Guidance
+from ltx_jax.diffusion.sample import Plan, State, make_plan, make_track
+from ltx_jax.errors import UserError
+from ltx_jax.media.images import read_image
+from ltx_jax.models.dit.rope import rotary_tables
+from ltx_jax.parallel.mesh import MeshConfig, make_mesh
+from ltx_jax.pipelines import stages
+from ltx_jax.pipelines.clip import Clip
+from ltx_jax.pipelines.request import Request
+from ltx_jax.random import named_key
+
+TOY = Path(__file__).parents[1] / "assets" / "toy"
+BATCH = 16  # clips that go through the network together
+
+
+def open_model(checkpoint: str | Path | None = None, text_encoder: str | Path | None = None) -> Bundle:
+    """The model at `checkpoint` (a folder or file), or the toy that ships with the package for None or "toy"."""
+    if checkpoint is None or str(checkpoint) == "toy":
+        checkpoint = TOY
+    return load_bundle(checkpoint, text_encoder)
+
+
+def read_prompts(path: str | None) -> tuple[str, ...]:
+    """Prompts of a text file, one a line, empty lines skipped; () for no file. Raises UserError when there is none."""
+    if path is None:
+        return ()
+    if not Path(path).is_file():
+        raise UserError(f"There is no prompts file '{path}'.")
+    prompts = tuple(line.strip() for line in Path(path).read_text().splitlines() if line.strip())
+    if not prompts:
+        raise UserError(f"The prompts file '{path}' is empty; write one prompt a line.")
+    return prompts
+
+
+def generate(
+    bundle: Bundle, request: Request, *, mesh: Mesh | None = None, progress: bool = False, dtype: Any = jnp.float32
+) -> list[Clip]:
+    """All clips of `request`, in its order (every prompt, each num_samples times).
+
+    mesh: devices to use, default all. dtype: compute type of the networks. Raises UserError for a request that the
+    model cannot serve.
+    """
+    request = request.resolve(bundle.release)
+    if bundle.release.text is None or bundle.tokenizer is None:
+        raise UserError(f"The text encoder of {bundle.release.name} is not supported yet.")
+    clips = request.clips
+    size = min(BATCH, len(clips))
+    plan = _plan(request)
+    total = -(-len(clips) // size) * plan.sigmas.shape[0]
+    bar = tqdm(total=total, desc="sampling", unit="step", disable=not progress)
+    with jax.set_mesh(mesh or make_mesh(MeshConfig())), bar:
+        run = _Run(bundle, request, plan, modules(bundle.release, dtype=dtype))
+        finished = [clip for i in range(0, len(clips), size) for clip in run.batch(clips[i : i + size], size, bar)]
+    return finished
+
+
+class _Run:
+    """One request on its way: compiled stages and what the batches share."""
+
+    def __init__(self, bundle: Bundle, request: Request, plan: Plan, networks: Modules):
+        self.bundle, self.request, self.plan, self.networks = bundle, request, plan, networks
+        self.shape = geometry.VideoShape(request.num_frames, request.height, request.width, request.fps)  # type: ignore[arg-type]
+        self.grid = geometry.latent_shape(self.shape, bundle.release.video_vae.scale_factors)
+        self.audio_tokens = geometry.audio_length(self.shape.frames, self.shape.fps)
+        jit = lambda f, **kw: jax.jit(functools.partial(f, networks), **kw)
+        self.encode_text, self.encode_video = jit(text_contexts), jit(video_tokens)
+        self.sample = jit(stages.sample_steps, donate_argnums=2)
+        self.decode_video = jit(stages.decode_video, static_argnames="grid")
+        self.decode_audio = jit(stages.decode_audio, static_argnames="bins")
+
+    def params(self, *parts: str) -> dict[str, Any]:
+        return {part: self.bundle.params[part] for part in parts}
+
+    def batch(self, clips: Sequence[tuple[str, int]], size: int, bar: tqdm) -> Iterator[Clip]:
+        """Clips of (prompt, number) pairs; the batch is filled to `size` so that one program serves all batches."""
+        filled = [*clips, *[clips[-1]] * (size - len(clips))]
+        contexts = {
+            "positive": self._contexts([prompt for prompt, _ in filled]),
+            "negative": self._contexts([self.request.negative_prompt or ""] * size),
+        }
+        state = self._state([number for _, number in filled])
+        params = self.params("transformer")
+        for step in range(self.plan.sigmas.shape[0] - 1):
+            state = self.sample(params, contexts, state, self.plan, step, step + 1)
+            jax.block_until_ready(state)
+            bar.update()
+        video, audio = self._decode(state)
+        bar.update()
+        for i, (prompt, number) in enumerate(clips):
+            yield self._clip(video[i], audio[i], prompt, number)
+
+    def _contexts(self, prompts: list[str]) -> tuple[jax.Array, jax.Array]:
+        assert self.bundle.tokenizer is not None
+        ids, mask = self.bundle.tokenizer(prompts)
+        return self.encode_text(self.params("text", "connectors"), jnp.asarray(ids), jnp.asarray(mask))
+
+    def _state(self, numbers: list[int]) -> State:
+        release, size = self.bundle.release, len(numbers)
+        video = self._noised("video", numbers, self._video_state(size))
+        positions = geometry.audio_positions(self.audio_tokens, batch=size)
+        zeros = jnp.zeros((size, self.audio_tokens, release.transformer.audio_in_channels), jnp.float32)
+        audio = self._noised("audio", numbers, initial_state(zeros, positions, (self.audio_tokens, 1, 1), video=False))
+        tables = rotary_tables(release.transformer, video.positions[:1], audio.positions[:1])
+        return State(
+            make_track(video, tables["video"], tables["video_cross"]),
+            make_track(audio, tables["audio"], tables["audio_cross"]),
+        )
+
+    def _video_state(self, size: int) -> LatentState:
+        release = self.bundle.release
+        factors = release.video_vae.scale_factors
+        positions = geometry.video_positions(*self.grid, self.shape.fps, factors, batch=size)
+        tokens = self.grid[0] * self.grid[1] * self.grid[2]
+        zeros = jnp.zeros((size, tokens, release.transformer.in_channels), jnp.float32)
+        state = initial_state(zeros, positions, self.grid, video=True)
+        if self.request.image is None:
+            return state
+        pixels = read_image(self.request.image, self.shape.height, self.shape.width)  # uint8 (h, w, 3)
+        pixels = jnp.asarray(pixels, jnp.float32)[None, None] / 127.5 - 1
+        first = self.encode_video(self.params("video_encoder", "video_statistics"), pixels)  # (1, H*W, C)
+        return LatentAtIndex(jnp.repeat(first, size, axis=0)).apply(state)
+
+    def _noised(self, name: str, numbers: list[int], state: LatentState) -> LatentState:
+        keys = jnp.stack([named_key(self.request.seed, f"sampling.{name}", n) for n in numbers])  # type: ignore[arg-type]
+        return add_state_noise(state, draw_noise(keys, *state.latent.shape[1:]))
+
+    def _decode(self, state: State) -> tuple[np.ndarray, np.ndarray]:
+        assert state.video is not None and state.audio is not None
+        video_params = self.params("video_decoder", "video_statistics")
+        video = self.decode_video(video_params, state.video.stream.latent, grid=self.grid)
+        audio_params = self.params("audio_decoder", "audio_statistics", "vocoder")
+        bins = self.bundle.release.audio_vae.latent_bins
+        audio = self.decode_audio(audio_params, state.audio.stream.latent, bins=bins)
+        return np.asarray(video), np.asarray(audio)
+
+    def _clip(self, video: np.ndarray, audio: np.ndarray, prompt: str, number: int) -> Clip:
+        request, release = self.request, self.bundle.release
+        fields = (
+            "negative_prompt",
+            "steps",
+            "cfg",
+            "audio_cfg",
+            "rescale",
+            "width",
+            "height",
+            "num_frames",
+            "fps",
+            "image",
+        )
+        config = {"model": release.name, "sample": number, **{k: getattr(request, k) for k in fields}}
+        metadata = {"prompt": prompt, "seed": str(request.seed), "config": json.dumps(config), "software": "ltx-jax"}
+        return Clip(video, self.shape.fps, audio, release.vocoder.output_sampling_rate, metadata)
+
+
+def _plan(request: Request) -> Plan:
+    assert request.steps is not None and request.cfg is not None and request.audio_cfg is not None
+    sigmas = schedules.ltx2(request.steps, tokens=request.schedule_tokens)
+    rescale = request.rescale or 0.0
+    return make_plan(
+        sigmas,
+        Guidance(cfg_scale=request.cfg, rescale_scale=rescale),
+        Guidance(cfg_scale=request.audio_cfg, rescale_scale=rescale),
+    )

@@ -1,0 +1,59 @@
+"""The compiled stages of a generation after the encoders: sampling and decoding, pure functions of parameters and arrays.
+
+Letters: B clips, S text tokens, E width of a text context, T video tokens, A audio tokens, C channels.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ltx_jax.bundle import Modules
+from ltx_jax.diffusion.geometry import unpatchify_audio, unpatchify_video
+from ltx_jax.diffusion.guidance import keep_array
+from ltx_jax.diffusion.sample import Denoise, Plan, State, run
+from ltx_jax.models.audio_vae import statistics as audio_statistics
+from ltx_jax.models.video_vae import statistics as video_statistics
+from ltx_jax.streams import Context, Stream
+
+Array = jax.Array
+Contexts = dict[str, tuple[Array, Array]]  # "positive", "negative" -> (video, audio) contexts (B, S, E)
+
+
+def denoiser(modules: Modules, params: dict[str, Any], contexts: Contexts, plan: Plan) -> Denoise:
+    """The transformer as the sampler wants it: contexts bound, one row group per guidance pass."""
+    transformer = modules["transformer"]
+    layers = transformer.config.num_layers  # type: ignore[attr-defined]
+
+    def denoise(video: Stream | None, audio: Stream | None, names: tuple[str, ...]):
+        sides = ["negative" if name == "uncond" else "positive" for name in names]
+        texts = [Context(jnp.concatenate([contexts[s][i] for s in sides])) for i in (0, 1)]
+        batch = contexts["positive"][0].shape[0]
+        plain = all(name in ("cond", "uncond") for name in names)
+        keep = None if plain else jnp.asarray(keep_array(names, None, None, layers, batch))
+        return transformer.apply({"params": params["transformer"]}, video, audio, *texts, keep)
+
+    return denoise
+
+
+def sample_steps(
+    modules: Modules, params: dict[str, Any], contexts: Contexts, state: State, plan: Plan, start: Array, stop: Array
+) -> State:
+    """Steps [start, stop) of the sampler as one program; the bounds are traced."""
+    return run(denoiser(modules, params, contexts, plan), state, plan, start, stop)
+
+
+def decode_video(modules: Modules, params: dict[str, Any], tokens: Array, grid: tuple[int, int, int]) -> Array:
+    """uint8 pixels (B, F, h, w, 3) of normalised latent tokens (B, T, C) on the latent `grid`."""
+    latents = unpatchify_video(tokens, *grid)
+    latents = video_statistics.denormalize(latents, params["video_statistics"])
+    pixels = modules["video_decoder"].apply({"params": params["video_decoder"]}, latents)
+    return jnp.round(jnp.clip((pixels + 1) * 127.5, 0, 255)).astype(jnp.uint8)
+
+
+def decode_audio(modules: Modules, params: dict[str, Any], tokens: Array, bins: int) -> Array:
+    """Waveform (B, 2, samples) float32 in [-1, 1] of normalised audio tokens (B, A, C)."""
+    tokens = audio_statistics.denormalize(tokens, params["audio_statistics"])
+    latents = unpatchify_audio(tokens, bins)  # (B, A, f, Z)
+    mel = modules["audio_decoder"].apply({"params": params["audio_decoder"]}, latents)
+    return modules["vocoder"].apply({"params": params["vocoder"]}, mel).astype(jnp.float32)

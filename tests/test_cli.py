@@ -1,0 +1,100 @@
+"""The command line: spellings, help, and one sentence with exit code 2 for every mistake."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ltx_jax.cli import normalise
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(script: str, *arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    environment.pop("XLA_FLAGS", None)
+    command = [sys.executable, str(ROOT / script), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=120)
+
+
+def test_dashes_and_official_spellings():
+    argv = ["sample.py", "--num-frames=9", "--output-path", "x.mp4", "--negative-prompt=a-b", "--frame-rate", "8"]
+    expected = ["sample.py", "--num_frames=9", "--output", "x.mp4", "--negative_prompt=a-b", "--fps", "8"]
+    assert normalise(argv) == expected
+
+
+def test_several_values_become_one():
+    assert normalise(["s", "--image", "a.png", "0", "1.0", "--seed=1"]) == ["s", "--image=a.png,0,1.0", "--seed=1"]
+
+
+def test_config_comes_first_and_its_keys_keep_their_spelling():
+    assert normalise(["t", "--config.a.b-c=1", "--config=x.py"]) == ["t", "--config=x.py", "--config.a.b-c=1"]
+
+
+@pytest.mark.parametrize("script", ["train.py", "sample.py"])
+def test_help_helps(script):
+    result = run(script, "--help")
+    assert result.returncode == 0
+    assert "--config" in result.stdout and "usage" in result.stdout
+
+
+SAMPLE = [
+    (["--prompt=x", "--width=50"], "multiple of 16"),
+    (["--prompt=x", "--num_frames=16"], "1 + k x 4"),
+    (["--prompt=x", "--steps=0"], "at least 1"),
+    (["--prompt=x", "--output=out.txt"], "no video"),
+    (["--prompt=x", "--image=none.png"], "no image"),
+    (["--prompt=x", "--image=LICENSE"], "image"),
+    (["--prompt=x", "--checkpoint=nowhere"], "no checkpoint"),
+    (["--prompt=x", "--config=nowhere.py"], "no config file"),
+    (["--prompt=x", "--config.model.nonsense=3"], "Unknown config key"),
+    (["--prompt=x", "--config.mesh.fsdp=7"], "does not divide"),
+    (["--prompt=x", "--config=configs/ltx2_19b.py"], "is not that of"),
+    (["--prompt=x", "--num_frams=9"], "did you mean"),
+    (["--prompts_file=empty.txt"], "empty"),
+    ([], "no prompt"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), SAMPLE, ids=lambda x: " ".join(x) if isinstance(x, list) else "")
+def test_sample_refuses_with_one_sentence(arguments, words, tmp_path):
+    (tmp_path / "empty.txt").write_text("\n")
+    for name in ("LICENSE", "configs"):
+        os.symlink(ROOT / name, tmp_path / name)
+    result = run("sample.py", *arguments, cwd=tmp_path)
+    assert result.returncode == 2, result.stderr
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr and len(result.stderr.strip().splitlines()) <= 3
+
+
+def test_damaged_checkpoints_are_refused(tmp_path):
+    model = ROOT / "ltx_jax" / "assets" / "toy" / "model.safetensors"
+    (tmp_path / "truncated.safetensors").write_bytes(model.read_bytes()[:100_000])
+    (tmp_path / "pickle.safetensors").write_bytes(b"\x80\x02}q\x00.")
+    for name, words in (("truncated", "truncated"), ("pickle", "pickle")):
+        result = run("sample.py", "--prompt=x", f"--checkpoint={tmp_path / name}.safetensors")
+        assert result.returncode == 2 and words in result.stderr and "Traceback" not in result.stderr
+
+
+TRAIN = [
+    (["--config.data.path=nowhere"], "nowhere"),
+    (["--config.data.path=."], "readable"),
+    (["--workdir=/proc/none/x"], "/proc/none/x"),
+    (["--config.data.width=50"], "16"),
+    (["--config.data.frames=16"], "1 + k x 4"),
+    (["--config.trainin.seed=3"], "Unknown config key"),
+    (["--config.mesh.tensor=3"], "does not divide"),
+    (["--stage=nothing"], "stage"),
+    (["--init_from=nowhere"], "nowhere"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), TRAIN, ids=lambda x: " ".join(x) if isinstance(x, list) else "")
+def test_train_refuses_with_one_sentence(arguments, words, tmp_path):
+    folder = [] if any(a.startswith("--workdir") for a in arguments) else [f"--workdir={tmp_path / 'run'}"]
+    result = run("train.py", *folder, *arguments, cwd=tmp_path)
+    assert result.returncode == 2, result.stderr
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr and len(result.stderr.strip().splitlines()) <= 4
