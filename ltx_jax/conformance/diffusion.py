@@ -56,6 +56,15 @@ def _positions_audio(case: Case) -> Outputs:
     return {"positions": positions}
 
 
+def _positions_reference(case: Case) -> Outputs:
+    latent = case.inputs["latent"]
+    positions = geometry.audio_positions(latent.shape[2], batch=latent.shape[0])
+    return {
+        "tokens": geometry.patchify_audio(audio_from_recording(latent)),
+        "positions": geometry.before_zero(positions, case.config["gap_seconds"]),
+    }
+
+
 def video_from_recording(latent: np.ndarray) -> np.ndarray:
     """(B, C, F, H, W) -> (B, F, H, W, C)."""
     return latent.transpose(0, 2, 3, 4, 1)
@@ -115,6 +124,20 @@ def _step_euler(case: Case) -> Outputs:
     sigmas = jnp.asarray(case.config["sigmas"], jnp.float32)
     i = case.config["step_index"]
     return {"next": steppers.euler(*_inputs(case, "sample", "denoised"), sigmas[i], sigmas[i + 1])}
+
+
+def _step_ancestral(case: Case) -> Outputs:
+    sigmas, i = jnp.asarray(case.config["sigmas"], jnp.float32), case.config["step_index"]
+    x, denoised, noise = _inputs(case, "sample", "denoised", "noise")
+    options = {k: case.config[k] for k in ("eta", "s_noise")}
+    return {"next": steppers.euler_ancestral(x, denoised, sigmas[i], sigmas[i + 1], noise, **options)}
+
+
+def _step_cfg_pp(case: Case) -> Outputs:
+    sigmas, i = jnp.asarray(case.config["sigmas"], jnp.float32), case.config["step_index"]
+    x, denoised, uncond, noise = _inputs(case, "sample", "denoised", "uncond", "noise")
+    options = {k: case.config[k] for k in ("eta", "s_noise")}
+    return {"next": steppers.euler_cfg_pp(x, denoised, sigmas[i], sigmas[i + 1], uncond, noise, **options)}
 
 
 def _inputs(case: Case, *names: str) -> list[Array]:
@@ -200,10 +223,32 @@ def _fields(prefix: str, state: LatentState, sigma: float) -> Outputs:
 # --- guidance and loops ---------------------------------------------------------------------------------------------
 
 
-def _guidance_cfg(case: Case) -> Outputs:
-    cond, uncond = _inputs(case, "cond", "uncond")
-    guided = guidance.cfg(cond, uncond, case.config["scale"])
-    return {"guided": guided, "delta": guided - cond}
+def _guider(guide: Callable[..., Array]) -> Callable[[Case], Outputs]:
+    def run(case: Case) -> Outputs:
+        cond, other = _inputs(case, "cond", "uncond")
+        guided = guide(cond, other, **case.config)
+        return {"guided": guided, "delta": guided - cond}
+
+    return run
+
+
+def _apg_stateful(case: Case) -> Outputs:
+    c = case.config
+    average, deltas = None, []
+    for cond, uncond in zip(*_inputs(case, "cond", "uncond"), strict=True):
+        difference = cond - uncond
+        average = difference if average is None or c["momentum"] == 0 else c["momentum"] * average + difference
+        deltas.append(c["scale"] * guidance.projected(average, cond, c["eta"], c["norm_threshold"]))
+    return {"delta": jnp.stack(deltas)}
+
+
+def _skip_step(case: Case) -> Outputs:
+    steps = range(case.config["steps"])
+    return {"skipped": np.array([[guidance.skips(i, skip) for i in steps] for skip in case.config["skip_steps"]])}
+
+
+def _sigma_bins(case: Case) -> Outputs:
+    return {"index": np.array([guidance.bin_of(s, case.config["keys"]) for s in case.config["sigmas"]])}
 
 
 def _guidance_multimodal(case: Case) -> Outputs:
@@ -263,7 +308,16 @@ KINDS: dict[str, Callable[[Case], Outputs]] = {
     "diffusion.post_process": _post_process,
     "diffusion.condition.latent_index": _condition,
     "diffusion.condition.audio_prefix": _condition,
-    "diffusion.guidance.cfg": _guidance_cfg,
+    "diffusion.positions.audio_reference": _positions_reference,
+    "diffusion.step.euler_ancestral": _step_ancestral,
+    "diffusion.step.euler_cfg_pp": _step_cfg_pp,
+    "diffusion.guidance.cfg": _guider(guidance.cfg),
+    "diffusion.guidance.cfg_star": _guider(guidance.cfg_star),
+    "diffusion.guidance.stg": _guider(guidance.stg),
+    "diffusion.guidance.apg": _guider(guidance.apg),
+    "diffusion.guidance.apg_stateful": _apg_stateful,
+    "diffusion.guidance.skip_step": _skip_step,
+    "diffusion.guidance.sigma_bins": _sigma_bins,
     "diffusion.guidance.multimodal": _guidance_multimodal,
     "diffusion.trajectory.euler": _trajectory_euler,
 }

@@ -125,6 +125,11 @@ def audio_positions(
     return np.broadcast_to(bounds, (batch, 1, *bounds.shape)).copy()
 
 
+def before_zero(positions: np.ndarray, gap: float = 0.04) -> np.ndarray:
+    """Positions (B, axes, T, 2) moved so that the last token ends `gap` seconds before 0 (8.5, dubbing)."""
+    return positions - positions[:, :, -1:, 1:] - np.float32(gap)
+
+
 def patchify_video(latents: ArrayT, patch_size: int = 1) -> ArrayT:
     """(B, F, H, W, C) -> tokens (B, F * H/p * W/p, C * p * p), channel index c * p * p + row * p + column (3).
 

@@ -6,6 +6,7 @@ skipped in some blocks), "isolated" (audio-video attention skipped). Guidance ac
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -70,6 +71,49 @@ def keep_array(
 def cfg(cond: Array, uncond: Array, scale: Array | float) -> Array:
     """Classifier-free guidance cond + (scale - 1)(cond - uncond) (6.6)."""
     return cond + (scale - 1) * (cond - uncond)
+
+
+def cfg_star(cond: Array, uncond: Array, scale: Array | float) -> Array:
+    """Guidance away from the part of `uncond` that lies along `cond` (CFG*, 6.6), per sample."""
+    share = _inner(cond, uncond) / (_inner(uncond, uncond) + 1e-8)
+    return cond + (scale - 1) * (cond - share * uncond)
+
+
+def stg(cond: Array, perturbed: Array, scale: Array | float) -> Array:
+    """Spatio-temporal skip guidance cond + scale (cond - perturbed) (6.6)."""
+    return cond + scale * (cond - perturbed)
+
+
+def apg(cond: Array, uncond: Array, scale: Array | float, eta: float = 1.0, norm_threshold: float = 0.0) -> Array:
+    """Adaptive projected guidance (6.6): `projected` of cond - uncond, weighted by scale - 1."""
+    return cond + (scale - 1) * projected(cond - uncond, cond, eta, norm_threshold)
+
+
+def projected(difference: Array, cond: Array, eta: float, norm_threshold: float) -> Array:
+    """A guidance direction (B, T, C), cut to a norm and with its part along `cond` scaled by eta, per sample (6.6).
+
+    Stateful guidance with momentum m passes the running average m * average + difference instead of the difference.
+    """
+    if norm_threshold > 0:
+        norm = jnp.sqrt(_inner(difference, difference))
+        difference = difference * jnp.minimum(1.0, norm_threshold / norm)
+    along = _inner(difference, cond) / (_inner(cond, cond) + 1e-8) * cond
+    return eta * along + (difference - along)
+
+
+def _inner(a: Array, b: Array) -> Array:
+    return jnp.sum(a * b, axis=(1, 2), keepdims=True)  # (B, 1, 1)
+
+
+def skips(step: int, skip_step: int) -> bool:
+    """Whether a modality reuses its last guided x0 at this step instead of a new one (6.4)."""
+    return skip_step != 0 and step % (skip_step + 1) != 0
+
+
+def bin_of(sigma: float, bounds: Sequence[float]) -> int:
+    """Index of the smallest of the upper bounds that is >= sigma, or of the largest when none is (6.5)."""
+    above = [i for i, bound in enumerate(bounds) if bound >= sigma]
+    return min(above, key=lambda i: bounds[i]) if above else max(range(len(bounds)), key=lambda i: bounds[i])
 
 
 def multimodal(

@@ -3,7 +3,18 @@
 import jax.numpy as jnp
 import numpy as np
 
-from ltx_jax.diffusion.guidance import Guidance, keep_array, multimodal, passes
+from ltx_jax.diffusion.guidance import (
+    Guidance,
+    apg,
+    bin_of,
+    cfg,
+    cfg_star,
+    keep_array,
+    multimodal,
+    passes,
+    projected,
+    stg,
+)
 
 FULL = Guidance(cfg_scale=3, stg_scale=1, stg_blocks=(1,), modality_scale=3, rescale_scale=0.7)
 
@@ -56,3 +67,21 @@ def test_padding_does_not_enter_the_rescale():
     padded = multimodal(broken, 3.0, 1.0, 3.0, 0.7, mask=mask)
     np.testing.assert_allclose(padded[:1, :3], short, rtol=1e-6)
     assert np.isfinite(padded[1]).all()
+
+
+def test_neutral_guiders_change_nothing():
+    p = predictions()
+    for guider, scale in ((cfg, 1.0), (cfg_star, 1.0), (stg, 0.0), (apg, 1.0)):
+        np.testing.assert_array_equal(guider(p["cond"], p["uncond"], scale), p["cond"])
+
+
+def test_projected_guidance_is_cut_per_sample():
+    p = predictions()
+    direction = projected(p["uncond"], p["cond"], eta=1.0, norm_threshold=0.5)
+    np.testing.assert_allclose(jnp.linalg.norm(direction.reshape(2, -1), axis=1), 0.5, rtol=1e-5)
+    across = projected(p["uncond"], p["cond"], eta=0.0, norm_threshold=0.0)
+    np.testing.assert_allclose(jnp.sum(across * p["cond"], axis=(1, 2)), 0, atol=1e-4)
+
+
+def test_table_by_sigma_takes_the_tightest_bound():
+    assert [bin_of(s, [0.4, 1.0, 0.8]) for s in (1.2, 0.9, 0.8, 0.1)] == [1, 1, 2, 0]
