@@ -1,0 +1,87 @@
+"""Programs: a jitted function together with the abstract arguments it is compiled for.
+
+Everything compiled is made here, once, and is used twice: the run compiles it for the devices it has and executes the
+result; the planner compiles the very same program for devices that are not there. So a program is built from shapes
+and shardings alone, and arrays are always arguments, never closed-over constants.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ltx_jax.parallel import rules
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A jitted function, the ShapeDtypeStructs (with shardings) of its arguments, and the mesh it is traced under."""
+
+    jitted: Any
+    abstract_args: tuple[Any, ...]
+    mesh: Mesh
+
+    def lower(self) -> jax.stages.Lowered:
+        """The program as StableHLO for the mesh's devices, which need not exist on this machine."""
+        with jax.set_mesh(self.mesh):
+            return self.jitted.lower(*self.abstract_args)
+
+    def compile(self, compiler_options: Mapping[str, Any] | None = None) -> jax.stages.Compiled:
+        """The executable: call it with arrays of the shapes and shardings of `abstract_args`."""
+        return self.lower().compile(compiler_options=dict(compiler_options) if compiler_options else None)
+
+
+def make_program(
+    function: Callable, abstract_args: tuple[Any, ...], mesh: Mesh, *, out_shardings: Any = None, donate: int = 0
+) -> Program:
+    """Jit `function` for arguments whose leaves are ShapeDtypeStructs with shardings; the first `donate` are donated.
+
+    out_shardings: a tree (or prefix of one) of shardings, or None to let the compiler choose.
+    """
+    options = {} if out_shardings is None else {"out_shardings": out_shardings}
+    shardings = jax.tree.map(lambda x: x.sharding, abstract_args)
+    jitted = jax.jit(function, in_shardings=shardings, donate_argnums=tuple(range(donate)), **options)
+    return Program(jitted, abstract_args, mesh)
+
+
+def with_shardings(shapes: Any, shardings: Any) -> Any:
+    """ShapeDtypeStructs of `shapes` that carry `shardings`: two trees of equal structure."""
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of an array that every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def replicated_like(tree: Any, mesh: Mesh) -> Any:
+    """ShapeDtypeStructs of the arrays of `tree`, replicated."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=replicated(mesh)), tree)
+
+
+def batch_like(tree: Any, mesh: Mesh) -> Any:
+    """ShapeDtypeStructs of the arrays of `tree`, sharded over their first axis, the batch."""
+
+    def leaf(x: Any) -> jax.ShapeDtypeStruct:
+        names = ("batch",) + (None,) * (len(x.shape) - 1)
+        sharding = NamedSharding(mesh, rules.spec(names, x.shape, mesh))
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+    return jax.tree.map(leaf, tree)
+
+
+def place(tree: Any, abstract: Any) -> Any:
+    """Put host arrays on the devices as `abstract` (ShapeDtypeStructs with shardings) says.
+
+    With several hosts each holds its own slice of a sharded first axis, and the whole of a replicated array.
+    """
+    return jax.tree.map(lambda x, a: _place(np.asarray(x, a.dtype), a), tree, abstract)
+
+
+def _place(x: np.ndarray, abstract: jax.ShapeDtypeStruct) -> jax.Array:
+    if jax.process_count() == 1:
+        return jax.device_put(x, abstract.sharding)
+    return jax.make_array_from_process_local_data(abstract.sharding, x, abstract.shape)  # type: ignore[arg-type]

@@ -1,0 +1,149 @@
+"""Configuration of training: one frozen dataclass per stage, and the defaults that the toy is trained with."""
+
+import dataclasses
+from typing import Literal
+
+from ltx_jax.config import require
+from ltx_jax.diffusion.objectives import SigmaConfig
+from ltx_jax.training.modes import MODES, Condition, Mode, StreamMode
+from ltx_jax.training.optimizer import OptimizerConfig, ScheduleConfig
+
+StageName = Literal["video_vae", "audio_vae", "dit"]
+STAGES: tuple[StageName, ...] = ("video_vae", "audio_vae", "dit")
+
+
+def _adamw(rate: float, weight_decay: float = 0.0) -> OptimizerConfig:
+    schedule = ScheduleConfig(type="warmup_cosine", warmup_steps=100)
+    return OptimizerConfig(learning_rate=rate, schedule=schedule, weight_decay=weight_decay, b2=0.99)
+
+
+@dataclasses.dataclass(frozen=True)
+class StageConfig:
+    """What every stage has.
+
+    steps: optimizer updates; `optimizer.steps` always follows it. batch_size: of all devices together. ema_decay: 0
+    turns the moving average off. checkpoint_every, log_every, sample_every: in steps (0: never; a checkpoint is always
+    written at the end). keep: newest checkpoints that are kept. dtype: of the computation; parameters are float32.
+    """
+
+    steps: int = 1000
+    batch_size: int = 16
+    optimizer: OptimizerConfig = _adamw(1e-3)
+    ema_decay: float = 0.999
+    checkpoint_every: int = 500
+    keep: int = 2
+    log_every: int = 20
+    sample_every: int = 1000
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self):
+        require(self.steps >= 1, f"Training needs at least one step, not {self.steps}.")
+        require(self.batch_size >= 1, f"The batch size must be at least 1, not {self.batch_size}.")
+        require(0 <= self.ema_decay < 1, f"ema_decay must lie in [0, 1), not {self.ema_decay}.")
+        require(self.keep >= 1, f"At least one checkpoint must be kept, not {self.keep}.")
+        require(self.log_every >= 1, f"log_every must be at least 1, not {self.log_every}.")
+        for name in ("checkpoint_every", "sample_every"):
+            require(getattr(self, name) >= 0, f"{name} must not be negative, not {getattr(self, name)}.")
+        object.__setattr__(self, "optimizer", dataclasses.replace(self.optimizer, steps=self.steps))
+
+
+def _check_weights(config: StageConfig, *names: str) -> None:
+    for name in names:
+        require(getattr(config, name) >= 0, f"{name} must not be negative, not {getattr(config, name)}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoVAEStage(StageConfig):
+    """The video encoder and decoder.
+
+    gradient_weight, kl_weight: of the multi-scale gradient L1 and of the KL divergence beside the L1 on pixels.
+    statistics_batches: batches over which the latents' mean and standard deviation are measured at the end.
+    """
+
+    steps: int = 3000
+    optimizer: OptimizerConfig = _adamw(1e-3)
+    gradient_weight: float = 1.0
+    kl_weight: float = 1e-5
+    statistics_batches: int = 32
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check_weights(self, "gradient_weight", "kl_weight")
+        require(self.statistics_batches >= 1, f"statistics_batches must be at least 1, not {self.statistics_batches}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class AudioVAEStage(StageConfig):
+    """The audio encoder and decoder on log-mel, and the vocoder on true log-mel.
+
+    kl_weight: beside the L1 on log-mel. stft_weight, mel_weight, waveform_weight: of the vocoder's losses.
+    segment: mel frames of the random crop that the vocoder learns from. statistics_batches: as for video.
+    """
+
+    steps: int = 3000
+    optimizer: OptimizerConfig = _adamw(1e-3)
+    kl_weight: float = 1e-4
+    stft_weight: float = 1.0
+    mel_weight: float = 1.0
+    waveform_weight: float = 1.0
+    segment: int = 48
+    statistics_batches: int = 32
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check_weights(self, "kl_weight", "stft_weight", "mel_weight", "waveform_weight")
+        require(self.segment >= 16, f"The vocoder's segment must be at least 16 mel frames, not {self.segment}.")
+        require(self.statistics_batches >= 1, f"statistics_batches must be at least 1, not {self.statistics_batches}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class DiTStage(StageConfig):
+    """The transformer, with its text encoder and connectors unless these are frozen.
+
+    mode: a row of training/modes.py; first_frame_probability adds the condition that keeps the first latent frame
+    clean. caption_dropout: share of samples that get the empty caption, for guidance. mark_keyframes: mark the first
+    latent frame's tokens where the model has the embedding, as sampling does (the reference trainer does not).
+    train_text: train text encoder and connectors along; otherwise batches bring text features and the connectors are
+    frozen. clips: encoded clips to train on. remat: what the backward pass recomputes, see models/dit/transformer.py.
+    """
+
+    steps: int = 10000
+    batch_size: int = 32
+    optimizer: OptimizerConfig = _adamw(1e-3, 0.01)
+    mode: str = "text_to_video"
+    sigmas: SigmaConfig = SigmaConfig()
+    first_frame_probability: float = 0.1
+    caption_dropout: float = 0.1
+    mark_keyframes: bool = True
+    train_text: bool = True
+    clips: int = 8192
+    remat: str = "none"
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("first_frame_probability", "caption_dropout"):
+            require(0 <= getattr(self, name) <= 1, f"{name} must lie in 0..1, not {getattr(self, name)}.")
+        require(self.clips >= 1, f"Training needs at least one clip, not {self.clips}.")
+        require(self.mode in MODES, f"There is no training mode '{self.mode}'; known: {', '.join(MODES)}.")
+
+    def training_mode(self) -> Mode:
+        """The declared mode, with the first-frame condition added where the video is generated."""
+        mode = MODES[self.mode]
+        if not self.first_frame_probability or mode.video is None or not mode.video.is_generated:
+            return mode
+        first = Condition("first_frame", probability=self.first_frame_probability)
+        return dataclasses.replace(mode, video=StreamMode(True, (first, *mode.video.conditions)))
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """All stages, and the one seed from which every draw follows."""
+
+    seed: int = 0
+    video_vae: VideoVAEStage = VideoVAEStage()
+    audio_vae: AudioVAEStage = AudioVAEStage()
+    dit: DiTStage = DiTStage()
+
+    def stage(self, name: StageName) -> StageConfig:
+        """The config of a stage by its name."""
+        return {"video_vae": self.video_vae, "audio_vae": self.audio_vae, "dit": self.dit}[name]
