@@ -71,10 +71,12 @@ class Tokenizer:
         return self._json
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
-        try:
-            return [encoding.ids for encoding in self._tokenizer.encode_batch([text.strip() for text in texts])]
-        except UnicodeEncodeError:
-            raise UserError("A text holds characters that are no valid Unicode; remove them.") from None
+        for text in texts:
+            require(isinstance(text, str), f"A text to encode must be a string, not {text!r}.")
+            # Lone surrogates are the one thing a Python string may hold and UTF-8 may not.
+            valid = not any("\ud800" <= c <= "\udfff" for c in text)
+            require(valid, f"The text {text!r} holds characters that are no valid Unicode; remove them.")
+        return [encoding.ids for encoding in self._tokenizer.encode_batch([text.strip() for text in texts])]
 
     def _id(self, token: str, where: str) -> int:
         found = self._tokenizer.token_to_id(token)
@@ -99,6 +101,6 @@ def train_toy_tokenizer(texts: Iterable[str], vocab_size: int = 512, max_length:
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
-    tokenizer.train_from_iterable((text.strip() for text in texts), trainer)
+    tokenizer.train_from_iterator((text.strip() for text in texts), trainer)
     tokenizer.enable_truncation(max_length)
     return tokenizer.to_str()

@@ -1,0 +1,72 @@
+"""Names and shapes of the text stack at full size against the published key tables."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ltx_jax.checkpoints.names import to_official, to_tree
+from ltx_jax.checkpoints.names.connectors import text_connectors_names
+from ltx_jax.checkpoints.names.gemma3 import gemma3_names
+from ltx_jax.models.layers import abstract_params, init_params
+from ltx_jax.models.text.connectors import TextConnectors, TextConnectorsConfig
+from ltx_jax.models.text.gemma3 import Gemma3, Gemma3Config
+
+GOLDEN = Path(__file__).parents[2] / "golden"
+GEMMA_PREFIX = "language_model.model."
+
+
+def official_shapes(names, shapes):
+    """{official template: shape}, and how many tensors there are, of names over a tree of shapes."""
+    found, leaves = {}, 0
+    for name in names:
+        leaf = shapes
+        for key in name.path:
+            leaf = leaf[key]
+        shape = tuple(leaf.shape)
+        if name.layers is not None:
+            assert shape[0] == name.layers
+            shape = shape[1:]
+        if name.axes is not None:
+            shape = tuple(shape[i] for i in np.argsort(name.axes))
+        found[name.official] = list(shape)
+        leaves += 1
+    assert leaves == len(jax.tree.leaves(shapes)), "a parameter has no name"
+    return found, sum(len(n.officials()) for n in names)
+
+
+@pytest.mark.parametrize(("release", "count"), [("2.0", 58), ("2.3", 258), ("2.5", 258)])
+def test_connectors_and_features(mesh, release, count):
+    table = json.loads((GOLDEN / "dit" / "keys_text.json").read_text())["releases"][release]
+    config = TextConnectorsConfig.from_official(table["config_transformer"])
+    names = text_connectors_names(config)
+    hidden = np.zeros((1, 128, config.hidden_size, config.num_hidden_states), np.float32)
+    shapes, _ = abstract_params(TextConnectors(config), hidden, np.ones((1, 128)))
+    found, tensors = official_shapes(names, shapes)
+    expected = table["keys"]
+    assert found == {k: v[0] for k, v in expected.items()}
+    assert tensors == sum(v[2] for v in expected.values())
+    assert tensors - sum("text_embedding_proj" in k for k in expected) == count
+
+
+def test_gemma3(mesh):
+    table = json.loads((GOLDEN / "gemma" / "keys.json").read_text())["gemma3"]
+    config = Gemma3Config(3840, 15360, 48, 16, 8, 1024)
+    ids = jnp.zeros((1, 4), jnp.int32)
+    shapes, _ = abstract_params(Gemma3(config), ids, ids)
+    found, tensors = official_shapes(gemma3_names(config), shapes)
+    text = {k.removeprefix(GEMMA_PREFIX): v for k, v in table.items() if k.startswith(GEMMA_PREFIX)}
+    assert found == {k: v[0][0] if "{i}" in k else v for k, v in text.items()}
+    assert tensors == 2 + 48 * 13
+    assert sum(x.size for x in jax.tree.leaves(shapes)) == 11_766_034_176
+
+
+def test_official_tensors_round_trip(mesh):
+    config = Gemma3Config(8, 8, 2, 2, 1, 4, vocab_size=5, head_dim=4)
+    ids = jnp.zeros((1, 4), jnp.int32)
+    params = jax.jit(lambda key: init_params(Gemma3(config), key, ids, ids))(jax.random.key(0))
+    tensors = to_official(gemma3_names(config), params, GEMMA_PREFIX)
+    jax.tree.map(np.testing.assert_array_equal, to_tree(gemma3_names(config), tensors, GEMMA_PREFIX), params)
