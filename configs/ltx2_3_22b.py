@@ -8,4 +8,6 @@ from ltx_jax.experiment import experiment_config
 
 def get_config():
     """The 2.3 release."""
-    return experiment_config("ltx2_3_22b")
+    config = experiment_config("ltx2_3_22b")
+    config.training.dit.update(train_text=False, dtype="bfloat16", remat="full", ema_decay=0.0)
+    return config

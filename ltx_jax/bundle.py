@@ -7,21 +7,22 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from ltx_jax.diffusion.geometry import patchify_audio, patchify_video
+from ltx_jax.errors import UserError
+from ltx_jax.models.audio_vae import statistics as audio_statistics
 from ltx_jax.models.audio_vae.decoder import AudioDecoder
 from ltx_jax.models.audio_vae.encoder import AudioEncoder
 from ltx_jax.models.audio_vae.mel import log_mel
 from ltx_jax.models.audio_vae.vocoder import Vocoder
 from ltx_jax.models.dit.transformer import DiT
 from ltx_jax.models.text.connectors import TextConnectors
+from ltx_jax.models.text.features import stack_states
 from ltx_jax.models.text.gemma3 import Gemma3
 from ltx_jax.models.text.tokenizer import Tokenizer
 from ltx_jax.models.video_vae import statistics as video_statistics
 from ltx_jax.models.video_vae.decoder import VideoDecoder
 from ltx_jax.models.video_vae.encoder import VideoEncoder
-
-from ltx_jax.diffusion.geometry import patchify_audio, patchify_video
-from ltx_jax.errors import UserError
-from ltx_jax.models.audio_vae import statistics as audio_statistics
 from ltx_jax.releases import Release
 
 # Parts with a network; the two statistics are parts of plain arrays ({"mean", "std"}).
@@ -90,8 +91,7 @@ class Bundle:
 def text_contexts(modules: Modules, params: Mapping[str, Any], ids: Array, mask: Array) -> tuple[Array, Array]:
     """Video and audio contexts (B, S, E) of token ids and mask (B, S) int32 (spec gemma.md 1, transformer.md 12)."""
     hidden = modules["text"].apply({"params": params["text"]}, ids, mask)  # (L+1, B, S, D)
-    hidden = jnp.moveaxis(hidden, 0, -1)  # (B, S, D, L+1)
-    return modules["connectors"].apply({"params": params["connectors"]}, hidden, mask)  # type: ignore[return-value]
+    return modules["connectors"].apply({"params": params["connectors"]}, stack_states(hidden), mask)  # type: ignore[return-value]
 
 
 def video_tokens(modules: Modules, params: Mapping[str, Any], video: Array) -> Array:
@@ -107,5 +107,5 @@ def audio_tokens(modules: Modules, params: Mapping[str, Any], waveform: Array, l
     """
     encoder = modules["audio_encoder"]
     means, _ = encoder.apply({"params": params["audio_encoder"]}, log_mel(waveform, encoder.config))  # type: ignore
-    tokens = audio_statistics.normalize(patchify_audio(means), params["audio_statistics"])[:, :length]
-    return jnp.pad(tokens, ((0, 0), (0, length - tokens.shape[1]), (0, 0)))
+    latents = audio_statistics.normalize(means, params["audio_statistics"])  # (B, A, f, Z)
+    return patchify_audio(audio_statistics.fit_length(latents, length))

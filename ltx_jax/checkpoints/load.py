@@ -39,7 +39,11 @@ def load_bundle(
     files: dict[str, Mapping[str, np.ndarray]] = {"model": file, "text_encoder": _TextTensors(folder)}
     loaders = {part: _loader(names, files[names.file], dtype) for part, names in part_names(release).items()}
     _check_present(part_names(release), file)
-    return Bundle(release, LazyParts(loaders), Tokenizer(folder / "tokenizer.json", release.text_length))
+    tokenizer = Tokenizer(folder / "tokenizer.json", release.text_length)
+    known = release.text.vocab_size if release.text else 0
+    if tokenizer.vocab_size > known:
+        raise UserError(f"The tokenizer in '{folder}' has {tokenizer.vocab_size} entries, the text model only {known}.")
+    return Bundle(release, LazyParts(loaders), tokenizer)
 
 
 def release_from_metadata(file: SafetensorsFile, text: Gemma3Config) -> Release:

@@ -87,7 +87,7 @@ class _Run:
         self.encode_text, self.encode_video = jit(text_contexts), jit(video_tokens)
         self.sample = jit(stages.sample_steps, donate_argnums=2)
         self.decode_video = jit(stages.decode_video, static_argnames="grid")
-        self.decode_audio = jit(stages.decode_audio, static_argnames="bins")
+        self.decode_audio = jit(stages.decode_audio)
 
     def params(self, *parts: str) -> dict[str, Any]:
         return {part: self.bundle.params[part] for part in parts}
@@ -150,8 +150,7 @@ class _Run:
         video_params = self.params("video_decoder", "video_statistics")
         video = self.decode_video(video_params, state.video.stream.latent, grid=self.grid)
         audio_params = self.params("audio_decoder", "audio_statistics", "vocoder")
-        bins = self.bundle.release.audio_vae.latent_bins
-        audio = self.decode_audio(audio_params, state.audio.stream.latent, bins=bins)
+        audio = self.decode_audio(audio_params, state.audio.stream.latent)
         return np.asarray(video), np.asarray(audio)
 
     def _clip(self, video: np.ndarray, audio: np.ndarray, prompt: str, number: int) -> Clip:
@@ -170,7 +169,7 @@ class _Run:
         )
         config = {"model": release.name, "sample": number, **{k: getattr(request, k) for k in fields}}
         metadata = {"prompt": prompt, "seed": str(request.seed), "config": json.dumps(config), "software": "ltx-jax"}
-        return Clip(video, self.shape.fps, audio, release.vocoder.output_sampling_rate, metadata)
+        return Clip(video, self.shape.fps, audio, release.vocoder.sampling_rate, metadata)
 
 
 def _plan(request: Request) -> Plan:

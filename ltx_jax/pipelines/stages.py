@@ -51,9 +51,10 @@ def decode_video(modules: Modules, params: dict[str, Any], tokens: Array, grid: 
     return jnp.round(jnp.clip((pixels + 1) * 127.5, 0, 255)).astype(jnp.uint8)
 
 
-def decode_audio(modules: Modules, params: dict[str, Any], tokens: Array, bins: int) -> Array:
+def decode_audio(modules: Modules, params: dict[str, Any], tokens: Array) -> Array:
     """Waveform (B, 2, samples) float32 in [-1, 1] of normalised audio tokens (B, A, C)."""
-    tokens = audio_statistics.denormalize(tokens, params["audio_statistics"])
-    latents = unpatchify_audio(tokens, bins)  # (B, A, f, Z)
-    mel = modules["audio_decoder"].apply({"params": params["audio_decoder"]}, latents)
+    decoder = modules["audio_decoder"]
+    latents = unpatchify_audio(tokens, decoder.config.z_channels)  # type: ignore[attr-defined]  # (B, A, f, Z)
+    latents = audio_statistics.denormalize(latents, params["audio_statistics"])
+    mel = decoder.apply({"params": params["audio_decoder"]}, latents)
     return modules["vocoder"].apply({"params": params["vocoder"]}, mel).astype(jnp.float32)
