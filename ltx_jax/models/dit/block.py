@@ -13,6 +13,7 @@ from ltx_jax.models.dit.adaln import add_gated, modulate, normed, per_token
 from ltx_jax.models.dit.attention import Attention, FeedForward, Tables
 from ltx_jax.models.dit.config import DiTConfig, Modality
 from ltx_jax.models.layers import Array, Dtype, partitioned, rms_norm
+from ltx_jax.parallel.rules import constrain
 
 KEEP_VIDEO_SELF, KEEP_AUDIO_SELF, KEEP_TO_VIDEO, KEEP_TO_AUDIO = range(4)  # rows of `keep`, spec section 9
 TO_VIDEO, TO_AUDIO, GATE = 0, 2, 4  # rows of the cross tables: scale and shift of either direction, then the gate
@@ -170,7 +171,9 @@ class Block(nn.Module):
         Returns the new tokens, and None in the place of what a scan would collect.
         """
         row = lambda r: None if keep is None else keep[r]
-        own = {m: StreamLayers(self.config, m, self.dtype, self.param_dtype, name=m) for m in self.runs}
+        own: dict[Modality, StreamLayers] = {
+            m: StreamLayers(self.config, m, self.dtype, self.param_dtype, name=m) for m in self.runs
+        }
         x = dict(tokens)
         for modality, layers in own.items():
             kept = row(KEEP_VIDEO_SELF if modality == "video" else KEEP_AUDIO_SELF)
@@ -183,5 +186,6 @@ class Block(nn.Module):
             if "audio" in own:
                 x["audio"] = add_gated(x["audio"], cross.to_audio(*before, row(KEEP_TO_AUDIO)), jnp.float32(1))
         for modality, layers in own.items():
-            x[modality] = layers.feed(x[modality], inputs[modality])
+            fed = layers.feed(x[modality], inputs[modality])
+            x[modality] = constrain(fed, "batch", self.config.stream(modality).tokens, "act_embed")
         return x, None

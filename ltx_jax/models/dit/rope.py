@@ -95,14 +95,14 @@ def gather_tables(rotary: Rotary, heads: int, head_dim: int) -> tuple[Array, Arr
     Frequencies of the axes interleave (axis fastest); the front is padded with cos 1, sin 0 up to the full width
     (5.2). In the interleaved layout (5.3) every entry serves two neighbouring channels, so the same table serves it.
     """
-    return _gather(rotary.cos, rotary.index, heads, head_dim, 1.0), _gather(
-        rotary.sin, rotary.index, heads, head_dim, 0.0
-    )
+    cos = _gather(rotary.cos, rotary.index, heads, head_dim, 1.0)
+    return cos, _gather(rotary.sin, rotary.index, heads, head_dim, 0.0)
 
 
 def _gather(tables: tuple[Array, ...], index: Array, heads: int, head_dim: int, front: float) -> Array:
     parts = [jnp.asarray(table)[index[..., axis]] for axis, table in enumerate(tables)]  # each (B, T, F)
-    flat = jnp.stack(parts, axis=-1).reshape(*index.shape[:2], -1)  # (B, T, F * axes)
+    stacked = jnp.stack(parts, axis=-1)  # (B, T, F, axes)
+    flat = stacked.reshape(*index.shape[:2], stacked.shape[2] * stacked.shape[3])
     missing = heads * head_dim // 2 - flat.shape[-1]
     flat = jnp.pad(flat, ((0, 0), (0, 0), (missing, 0)), constant_values=front)
     return flat.reshape(*index.shape[:2], heads, head_dim // 2)  # (B, T, N, K/2)

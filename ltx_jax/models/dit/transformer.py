@@ -10,6 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ltx_jax.config import require
 from ltx_jax.errors import UserError
@@ -17,7 +18,7 @@ from ltx_jax.kernels.spec import Mask
 from ltx_jax.models.dit.adaln import AdaLN, modulate, per_token
 from ltx_jax.models.dit.block import Block, StreamInputs, table_init
 from ltx_jax.models.dit.config import DiTConfig, Modality
-from ltx_jax.models.dit.rope import gather_tables
+from ltx_jax.models.dit.rope import gather_tables, rotary_tables
 from ltx_jax.models.layers import Array, Dtype, Linear, gelu, layer_norm, partitioned
 from ltx_jax.parallel.rules import constrain
 from ltx_jax.streams import Context, Rotary, Stream, length_mask
@@ -158,7 +159,7 @@ class Exit(nn.Module):
 class DiT(nn.Module):
     """The transformer. dtype: compute; remat: what the backward pass recomputes, a key of REMAT_POLICIES.
 
-    Initialise with both streams of an AV model given and enabled: a layer that does not run makes no parameters.
+    Initialise with `example_inputs`: a layer that does not run makes no parameters.
     """
 
     config: DiTConfig
@@ -184,10 +185,11 @@ class DiT(nn.Module):
         keep and 0 skip: video self-attention, audio self-attention, audio to video, video to audio (spec section 9).
         Raises UserError for a stream that the model does not have, or one without text.
         """
+        arguments: dict[Modality, Any] = {"video": (video, video_context), "audio": (audio, audio_context)}
         given: dict[Modality, tuple[Stream, Context]] = {}
-        for modality, stream, context in (("video", video, video_context), ("audio", audio, audio_context)):
+        for m, (stream, context) in arguments.items():
             if stream is not None:
-                given[modality] = (stream, _checked(self.config, modality, stream, context, keep))
+                given[m] = (stream, _checked(self.config, m, stream, context, keep))
         present = [m for m, (s, _) in given.items() if s.latent.shape[1] > 0]
         enabled = {"video": video_enabled, "audio": audio_enabled}
         tokens, embedded, inputs = {}, {}, {}
@@ -216,11 +218,27 @@ class DiT(nn.Module):
             block,
             variable_axes={"params": 0, "lora": 0},
             split_rngs={"params": True},
-            in_axes=(nn.broadcast, 0),
+            in_axes=(nn.broadcast, 0),  # type: ignore[arg-type]
             length=self.config.num_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
         return stack(self.config, runs, self.dtype, self.param_dtype, name="blocks")
+
+
+def example_inputs(config: DiTConfig, tokens: int = 2) -> tuple[Any, Any, Any, Any]:
+    """Small inputs for `init_params` and `abstract_params`: streams and contexts in the order of `DiT.__call__`."""
+    streams: dict[str, Stream] = {}
+    contexts: dict[str, Context] = {}
+    positions = {m: np.zeros((1, len(config.stream(m).max_pos), tokens, 2), np.float32) for m in config.modalities}
+    tables = rotary_tables(config, positions.get("video"), positions.get("audio"))
+    for m in config.modalities:
+        sizes, rope = config.stream(m), tables[m]
+        assert rope is not None
+        latent, zero = jnp.zeros((1, tokens, sizes.in_channels)), jnp.zeros(1)
+        streams[m] = Stream(latent, zero, zero[:, None], rope, cross_rotary=tables[f"{m}_cross"])
+        width = sizes.width if config.caption_proj_before_connector else config.caption_channels
+        contexts[m] = Context(jnp.zeros((1, tokens, width or 0)))
+    return streams.get("video"), streams.get("audio"), contexts.get("video"), contexts.get("audio")
 
 
 def _checked(config: DiTConfig, modality: Modality, stream: Stream, context: Context | None, keep: Any) -> Context:
@@ -231,10 +249,24 @@ def _checked(config: DiTConfig, modality: Modality, stream: Stream, context: Con
         stream.latent.ndim == 3 and stream.latent.shape[-1] == channels,
         f"The {modality} latent has shape {stream.latent.shape}, but the model reads (batch, tokens, {channels}).",
     )
-    expected = (4, config.num_layers, stream.latent.shape[0])
-    require(keep is None or keep.shape == expected, f"keep must have shape {expected} (kinds, layers, batch).")
+    batch, tokens = stream.latent.shape[:2]
+    require(
+        stream.rotary.index.shape[0] in (1, batch) and stream.rotary.index.shape[1] == tokens,
+        f"The {modality} stream has positions of {stream.rotary.index.shape[:2]} (batch, tokens) but a latent of "
+        f"{(batch, tokens)}.",
+    )
+    expected = (4, config.num_layers, batch)
+    require(
+        keep is None or keep.shape == expected,
+        f"keep must have shape {expected} (kinds, layers, batch), not {getattr(keep, 'shape', None)}.",
+    )
     if context is None:
         raise UserError(f"The {modality} stream has no text context; every stream needs one.")
+    width = config.stream(modality).width if config.caption_proj_before_connector else config.caption_channels
+    require(
+        context.tokens.ndim == 3 and context.tokens.shape[::2] == (batch, width),
+        f"The {modality} context has shape {context.tokens.shape}, but must be ({batch}, text tokens, {width}).",
+    )
     return context
 
 
