@@ -10,6 +10,7 @@ from ltx_jax.errors import UserError
 
 LOWPASS_WIDTH, ROLLOFF = 6, 0.99
 BLOCK = 1 << 15  # resampling steps at a time: bounds the memory for long files
+MAX_TABLE = 1 << 26  # numbers in a resampling kernel
 PCM_SCALE = 32767
 COMPANION = 0.707  # weight of centre, side and back channels beside a front channel
 
@@ -61,7 +62,8 @@ def resample(
 ) -> np.ndarray:
     """Waveform (C, L) at `orig` Hz -> float32 (C, ceil(L * new / orig)) at `new` Hz; zeros are assumed outside.
 
-    Raises UserError on rates that are no positive whole numbers.
+    Raises UserError on rates that are no positive whole numbers, or that share so small a divisor that the table of
+    phases would not fit in memory.
     """
     for rate in (orig, new):
         require(int(rate) == rate and rate > 0, f"A sampling rate must be a positive whole number of Hz, not {rate}.")
@@ -71,6 +73,10 @@ def resample(
         return waveform
     divisor = math.gcd(orig, new)
     old, phases = orig // divisor, new // divisor
+    require(
+        old * phases <= MAX_TABLE,
+        f"Cannot resample {orig} to {new} Hz: the rates share no large divisor; choose others.",
+    )
     kernel = resample_kernel(orig, new, lowpass_width, rolloff)
     pad, samples = _pad(old, phases, lowpass_width, rolloff), waveform.shape[-1]
     padded = np.pad(waveform, ((0, 0), (pad, pad + old)))

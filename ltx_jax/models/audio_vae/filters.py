@@ -26,8 +26,8 @@ def kaiser_lowpass(taps: int, cutoff: float, half_width: float) -> np.ndarray:
         beta = 0.0
     n = np.arange(taps)
     time = n - taps // 2 + (0.5 if taps % 2 == 0 else 0.0)
-    taps_ = 2 * cutoff * np.kaiser(taps, beta) * np.sinc(2 * cutoff * time)
-    return (taps_ / taps_.sum()).astype(np.float32)
+    values = 2 * cutoff * np.kaiser(taps, beta) * np.sinc(2 * cutoff * time)
+    return (values / values.sum()).astype(np.float32)
 
 
 @functools.lru_cache

@@ -146,8 +146,8 @@ class Generator(nn.Module):
             if c.resblock == "1":
                 x = nn.leaky_relu(x, SLOPE)
             x = batch_sharded(ConvTranspose1D(c.width(i + 1), size, rate, *types, name=f"ups_{i}")(x))
-            block = lambda j, i=i, x=x: ResidualBlock(c, j, *types, name=f"resblocks_{i * blocks + j}")(x)
-            x = sum(block(j) for j in range(blocks)) / blocks
+            outputs = [ResidualBlock(c, j, *types, name=f"resblocks_{i * blocks + j}")(x) for j in range(blocks)]
+            x = sum(outputs[1:], start=outputs[0]) / blocks  # all start from the same x
         if c.resblock == "1":
             x = nn.leaky_relu(x, LAST_SLOPE)
         else:  # always with its own beta, whatever `activation` says
