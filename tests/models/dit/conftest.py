@@ -1,6 +1,7 @@
 """Tiny transformers with random weights, and random streams for them."""
 
 import dataclasses
+import functools
 from types import SimpleNamespace
 
 import jax
@@ -69,12 +70,22 @@ def random_streams(config: DiTConfig, seed: int = 1, batch: int = 2, video: int 
     return v, a, Context(normal(batch, text, widths[0])), Context(normal(batch, text, widths[1]))
 
 
-def forward(config: DiTConfig, params, inputs, keep=None, module: dict | None = None, **switches):
-    """Velocities by the compiled transformer."""
-    call = lambda params, inputs, keep: DiT(config, **(module or {})).apply(
-        {"params": params}, *inputs, keep, **switches
-    )
-    return jax.jit(call)(params, inputs, keep)
+def quick_jit(function, **options):
+    """`jax.jit` with the machine code left unoptimised: these sizes spend their time in the compiler."""
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0}, **options)
+
+
+@functools.cache
+def compiled(config: DiTConfig, dtype, switches: tuple):
+    def call(params, inputs, keep):
+        return DiT(config, dtype=dtype).apply({"params": params}, *inputs, keep, **dict(switches))
+
+    return quick_jit(call)
+
+
+def forward(config: DiTConfig, params, inputs, keep=None, dtype=jnp.float32, **switches):
+    """Velocities by the compiled transformer; equal configurations and shapes share a program."""
+    return compiled(config, dtype, tuple(switches.items()))(params, inputs, keep)
 
 
 @pytest.fixture(scope="session")
@@ -82,5 +93,5 @@ def tiny():
     """Configurations and helpers of the tests here; params: of the tiny 2.5 style model."""
     return SimpleNamespace(
         config=TINY, old=OLD, params=random_params(TINY), random_params=random_params, streams=random_streams,
-        forward=forward,
+        forward=forward, quick_jit=quick_jit,
     )  # fmt: skip
