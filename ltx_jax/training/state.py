@@ -37,7 +37,9 @@ def initial_state(params: Any, optimizer: optax.GradientTransformation, ema: boo
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), average)
 
 
-def abstract_state(shapes: Any, axes: Any, optimizer: optax.GradientTransformation, ema: bool, mesh: Mesh) -> TrainState:
+def abstract_state(
+    shapes: Any, axes: Any, optimizer: optax.GradientTransformation, ema: bool, mesh: Mesh
+) -> TrainState:
     """The state's ShapeDtypeStructs with shardings; nothing is computed and no device is needed.
 
     shapes, axes: of the trainable parameters (models/layers.py: abstract_params). The optimizer's moments and the

@@ -1,0 +1,86 @@
+"""Training checkpoints: state, data position and configuration of one step together, written atomically by Orbax."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import orbax.checkpoint as ocp
+
+from ltx_jax.errors import UserError
+
+logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every file at the info and warning levels
+
+
+class Checkpoints:
+    """The checkpoints of one training stage below `folder`, the newest `keep` of them.
+
+    Saving copies the arrays to the host and goes on in the background; a step's folder gets its name only when all of
+    it is written, so a process killed at any time leaves whole checkpoints alone.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], keep: int):
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+        self.folder = Path(folder).absolute()
+        self._manager = ocp.CheckpointManager(self.folder, options=options)
+
+    def latest(self) -> int | None:
+        """The newest step that is saved, or None."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: Any, data: Any, config: Any) -> None:
+        """Save `state` (a pytree of arrays), and `data` and `config` (JSON-able), as `step`."""
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data), config=ocp.args.JsonSave(config)
+        )
+        self._manager.save(step, args=items)
+
+    def config(self, step: int) -> Any:
+        """The configuration that `step` was saved with."""
+        return self._restore(step, config=ocp.args.JsonRestore())["config"]
+
+    def restore(self, step: int, abstract: Any) -> tuple[Any, Any]:
+        """State and data position of `step`. abstract: the state's ShapeDtypeStructs with shardings.
+
+        Raises UserError when the files are damaged or hold another state.
+        """
+        items = self._restore(step, state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore())
+        return items["state"], items["data"]
+
+    def _restore(self, step: int, **items: Any) -> Any:
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
+        except (ValueError, KeyError, OSError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(
+                f"The checkpoint of step {step} in '{self.folder}' cannot be read ({reason}); delete its folder to go "
+                "on from the one before."
+            ) from error
+
+    def wait(self) -> None:
+        """Wait until what is being saved is on the disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Wait, then let go of the folder."""
+        self._manager.close()
+
+
+def save_weights(folder: str | os.PathLike[str], weights: Any) -> None:
+    """Write a pytree of arrays as the folder `folder`, which appears whole or not at all; an old one is replaced."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(Path(folder).absolute(), weights, force=True)
+
+
+def load_weights(folder: str | os.PathLike[str], abstract: Any) -> Any:
+    """Read what `save_weights` wrote. abstract: ShapeDtypeStructs, with shardings where the arrays go to devices.
+
+    Raises UserError when the folder is missing, damaged, or of another model.
+    """
+    if not Path(folder).is_dir():
+        raise UserError(f"There are no trained weights in '{folder}'.")
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            return checkpointer.restore(Path(folder).absolute(), abstract)
+    except (ValueError, KeyError, OSError) as error:
+        raise UserError(f"The weights in '{folder}' cannot be read, or are of another model.") from error

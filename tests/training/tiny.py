@@ -1,0 +1,50 @@
+"""The smallest release with every part and switch of the toy, for tests of training."""
+
+import dataclasses
+
+from ltx_jax.models.audio_vae.config import AudioVAEConfig, VocoderConfig
+from ltx_jax.models.dit.config import DiTConfig
+from ltx_jax.models.text.config import Gemma3Config
+from ltx_jax.models.text.connectors import TextConnectorsConfig
+from ltx_jax.models.video_vae.config import VideoVAEConfig
+from ltx_jax.releases import Release, release
+
+TEXT_LENGTH = 16
+
+
+def tiny_release() -> Release:
+    toy = release("toy")
+    transformer = {
+        **toy.transformer.to_official(), **toy.connectors.to_official(),
+        "num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 12, "cross_attention_dim": 24,
+        "audio_num_attention_heads": 2, "audio_attention_head_dim": 8, "audio_cross_attention_dim": 16,
+        "in_channels": 8, "out_channels": 8, "audio_in_channels": 32, "audio_out_channels": 32,
+        "caption_channels": 16, "connector_num_layers": 1, "connector_num_attention_heads": 2,
+        "connector_attention_head_dim": 12, "audio_connector_num_attention_heads": 2,
+        "audio_connector_attention_head_dim": 8, "connector_num_learnable_registers": 8,
+    }  # fmt: skip
+    text = Gemma3Config.from_official({
+        "vocab_size": 512, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8, "query_pre_attn_scalar": 8,
+        "sliding_window": 8, "sliding_window_pattern": 2,
+    })  # fmt: skip
+    vae = {
+        **toy.video_vae.to_official(), "latent_channels": 8, "decoder_base_channels": 8,
+        "encoder_blocks": [("res_x", {"num_layers": 1}), ("compress_all_res", {"multiplier": 2})],
+        "decoder_blocks": [("res_x", {"num_layers": 1}), ("compress_all", {"multiplier": 2})],
+    }  # fmt: skip
+    audio = toy.audio_vae.to_official()
+    audio["model"]["params"]["ddconfig"] |= {"ch": 4}
+    vocoder = toy.vocoder.to_official() | {
+        "upsample_initial_channel": 16, "resblock_kernel_sizes": [3], "resblock_dilation_sizes": [[1, 3]],
+    }  # fmt: skip
+    return dataclasses.replace(
+        toy,
+        text=text,
+        connectors=TextConnectorsConfig.from_official(transformer, num_hidden_states=3, hidden_size=16),
+        transformer=DiTConfig.from_official(transformer),
+        video_vae=VideoVAEConfig.from_official(vae),
+        audio_vae=AudioVAEConfig.from_official(audio),
+        vocoder=VocoderConfig.from_official(vocoder),
+        text_length=TEXT_LENGTH,
+    )
