@@ -1,5 +1,6 @@
 """Recorded cases of the video VAE (spec video_vae.md). Recordings are channels-first."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,13 +11,20 @@ import numpy as np
 
 from ltx_jax.checkpoints.names import to_tree
 from ltx_jax.checkpoints.names.video_vae import (
-    attn_names, conv_names, resnet_names, video_decoder_names, video_encoder_names,
+    attn_names,
+    conv_names,
+    resnet_names,
+    video_decoder_names,
+    video_encoder_names,
 )  # fmt: skip
 from ltx_jax.conformance.case import Case
+from ltx_jax.errors import UserError
+from ltx_jax.models import tiling
+from ltx_jax.models.splits import Interval, by_count, by_size, temporal_frames, trapezoid, with_sacrificial_start
 from ltx_jax.models.video_vae import statistics
 from ltx_jax.models.video_vae.blocks import AttnBlock, DepthToSpaceUpsample, ResnetBlock, SpaceToDepthDownsample
 from ltx_jax.models.video_vae.config import VideoVAEConfig
-from ltx_jax.models.video_vae.conv import CausalConv3d
+from ltx_jax.models.video_vae.conv import CausalConv3d, platform_conv_impl
 from ltx_jax.models.video_vae.decoder import DECODE_NOISE_SCALE, VideoDecoder, mix_decode_noise
 from ltx_jax.models.video_vae.encoder import VideoEncoder, crop_frames, split_moments
 from ltx_jax.models.video_vae.layers import Settings, patchify, unpatchify
@@ -124,7 +132,8 @@ def _encode(case: Case) -> Outputs:
     config = VideoVAEConfig.from_official(case.config["vae"])
     params = to_tree(video_encoder_names(config), case.weights, "encoder.")
     video = crop_frames(config, channels_last(case.inputs["video"]))
-    moments = jax.jit(VideoEncoder(config).apply, static_argnames="method")({"params": params}, video, method="moments")
+    encoder = VideoEncoder(config, conv_impl=platform_conv_impl())
+    moments = jax.jit(encoder.apply, static_argnames="method")({"params": params}, video, method="moments")
     means, _ = split_moments(config, moments)
     latent = statistics.normalize(means, case_statistics(case))
     return {"latent": channels_first(latent), "conv_out": channels_first(moments)}
@@ -141,13 +150,109 @@ def _decode(case: Case) -> Outputs:
     timestep = case.inputs.get("timestep")
     if timestep is None and config.timestep_conditioning and "decode_timestep" in case.config:
         timestep = np.full(latents.shape[0], case.config["decode_timestep"], np.float32)
-    return {"video": _run(VideoDecoder(config), params, latents, timestep, _noises(case.inputs))}
+    return {
+        "video": _run(
+            VideoDecoder(config, conv_impl=platform_conv_impl()), params, latents, timestep, _noises(case.inputs)
+        )
+    }
 
 
 def _noises(inputs: Mapping[str, np.ndarray]) -> Sequence[np.ndarray] | None:
     """noise_1, noise_2, ... in this order."""
     numbers = sorted(int(k.removeprefix("noise_")) for k in inputs if k.removeprefix("noise_").isdigit())
     return [inputs[f"noise_{i}"] for i in numbers] or None
+
+
+def _splits(case: Case) -> Outputs:
+    outputs = {}
+    for name in case.outputs:
+        kind, numbers = _split_name(name)
+        if kind == "trapezoid":
+            outputs[name] = trapezoid(*numbers[:3], bool(numbers[3]))
+        else:
+            outputs[name] = _split_rows(kind, numbers, case.inputs["lengths"])
+    return outputs
+
+
+def _split_name(name: str) -> tuple[str, list[int]]:
+    """`by_size_min2_3_1` -> ("by_size", [3, 1, 2]): the kind, its numbers, and last the minimum where there is one."""
+    words = name.split("_")
+    numbers = [int(w) for w in words if w.isdigit()]
+    numbers += [int(w.removeprefix("min")) for w in words if w.startswith("min") and w[3:].isdigit()]
+    return "_".join(w for w in words if w.isalpha()), numbers
+
+
+def _split_rows(kind: str, numbers: Sequence[int], lengths: np.ndarray) -> np.ndarray:
+    rows: list[tuple[int, ...]] = []
+    for length in lengths.tolist():
+        try:
+            tiles = _SPLITS[kind](length, *numbers)
+            rows += [(length, i, *dataclasses.astuple(tile)) for i, tile in enumerate(tiles)]
+        except UserError:
+            rows.append((length, -1, -1, -1, -1, -1))
+    return np.array(rows)
+
+
+_SPLITS: dict[str, Callable[..., list[Interval]]] = {
+    "by_size": by_size,
+    "by_count": by_count,
+    "temporal_causal": lambda *a: with_sacrificial_start(by_size(*a)),
+    "by_count_causal": lambda *a: with_sacrificial_start(by_count(*a)),
+    "temporal_frames": temporal_frames,
+}
+_PLANS = {"decode": tiling.decode_plan, "encode": tiling.encode_plan, "identity": tiling.identity_plan}
+
+
+def _case_tiling(case: Case) -> tiling.Tiling:
+    tiles = case.config["tiles"]
+    pairs = {axis: tuple(tiles[axis]) if tiles.get(axis) else None for axis in tiling.AXES}
+    return tiling.Tiling(kind=case.config["tiling"], **pairs)
+
+
+def _tile_plan(case: Case) -> Outputs:
+    c = case.config
+    if c["op"] not in _PLANS:
+        raise UserError(f"Tile plans of the operation '{c['op']}' are not known yet.")
+    factors = (c["scale_factors"][0], c["scale_factors"][1], c["scale_factors"][2])
+    plan = _PLANS[c["op"]](case.inputs["latent_fhw"].tolist(), _case_tiling(case), factors)
+    outputs = {
+        f"mask_{axis}_{i}": tile.mask
+        for axis, tiles in zip("thw", plan.axes, strict=True)
+        for i, tile in enumerate(tiles)
+    }
+    for name, side in (("in_coords", "source"), ("out_coords", "target")):
+        rows = [[end for tile in tiles for end in getattr(tile, side)] for tiles in plan.tiles()]
+        outputs[name] = np.array(rows)
+    return outputs
+
+
+def _tiled_decode(case: Case) -> Outputs:
+    config, values = VideoVAEConfig.from_official(case.config["vae"]), case_statistics(case)
+    params = to_tree(video_decoder_names(config), case.weights, "decoder.")
+    decoder = VideoDecoder(config, conv_impl=platform_conv_impl())
+    decode = jax.jit(lambda z: decoder.apply({"params": params}, statistics.denormalize(z, values)))
+    latents = channels_last(case.inputs["latent"])
+    chunks = list(tiling.tiled_decode(decode, latents, _case_tiling(case), config.decoder_factors))
+    video = np.concatenate(chunks, axis=1)
+    return {
+        "video": channels_first(video),
+        "chunk_frames": np.array([chunk.shape[1] for chunk in chunks]),
+        "rgb": np.clip((video[0, :2] + 1) / 2, 0, 1),
+    }
+
+
+def _tiled_encode(case: Case) -> Outputs:
+    config, values = VideoVAEConfig.from_official(case.config["vae"]), case_statistics(case)
+    params = to_tree(video_encoder_names(config), case.weights, "encoder.")
+    encoder = VideoEncoder(config, conv_impl=platform_conv_impl())
+    encode = jax.jit(lambda v: statistics.normalize(encoder.apply({"params": params}, v)[0], values))  # type: ignore
+    video = channels_last(case.inputs["video"])
+    results = {"latent": _case_tiling(case), "untiled": None}
+    return {
+        name: channels_first(tiling.tiled_encode(encode, video, how, config.encoder_factors))
+        for name, how in results.items()
+        if name in case.outputs
+    }
 
 
 KINDS: dict[str, Callable[[Case], Outputs]] = {
@@ -160,4 +265,8 @@ KINDS: dict[str, Callable[[Case], Outputs]] = {
     "video_vae.block.attn": _attn,
     "video_vae.encode": _encode,
     "video_vae.decode": _decode,
+    "video_vae.splits": _splits,
+    "video_vae.tile_plan": _tile_plan,
+    "video_vae.tiled_decode": _tiled_decode,
+    "video_vae.tiled_encode": _tiled_encode,
 }

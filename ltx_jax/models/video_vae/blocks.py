@@ -11,7 +11,14 @@ from ltx_jax.kernels.attention import attention
 from ltx_jax.models.layers import partitioned
 from ltx_jax.models.video_vae.conv import Pointwise2D, pad_time
 from ltx_jax.models.video_vae.layers import (
-    GroupNorm, Settings, Stride, TimestepEmbedder, depth_to_space, modulate, modulation, space_to_depth,
+    GroupNorm,
+    Settings,
+    Stride,
+    TimestepEmbedder,
+    depth_to_space,
+    modulate,
+    modulation,
+    space_to_depth,
 )  # fmt: skip
 
 Array = jax.Array

@@ -1,4 +1,4 @@
-"""Configuration of the causal video VAE, read from and written to the released metadata (spec video_vae.md section 1)."""
+"""Configuration of the causal video VAE, read from written to released metadata (spec video_vae.md section 1)."""
 
 import dataclasses
 import math

@@ -49,7 +49,7 @@ def native_conv(x: Array, kernel: Array, stride: tuple[int, int, int], pads: tup
 
 
 def taps_conv(x: Array, kernel: Array, stride: tuple[int, int, int], pads: tuple) -> Array:
-    """The same function as `native_conv`: one 2D convolution over frames, each with the kt frames it sees as channels."""
+    """The same function as `native_conv`: one 2D convolution of frames, with the kt that each sees as channels."""
     taps, frames = kernel.shape[0], (x.shape[1] - kernel.shape[0]) // stride[0] + 1
     last = (frames - 1) * stride[0]
     seen = [x[:, k : k + last + 1 : stride[0]] for k in range(taps)]
@@ -61,6 +61,11 @@ def taps_conv(x: Array, kernel: Array, stride: tuple[int, int, int], pads: tuple
 
 
 _IMPLEMENTATIONS = {"native": native_conv, "taps": taps_conv}
+
+
+def platform_conv_impl() -> ConvImpl:
+    """The faster formulation on the default backend."""
+    return "taps" if jax.default_backend() == "cpu" else "native"
 
 
 class CausalConv3d(nn.Module):

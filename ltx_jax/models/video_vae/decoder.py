@@ -14,7 +14,12 @@ from ltx_jax.models.video_vae.blocks import AttnBlock, DepthToSpaceUpsample, Mid
 from ltx_jax.models.video_vae.config import BlockConfig, VideoVAEConfig
 from ltx_jax.models.video_vae.conv import ConvImpl
 from ltx_jax.models.video_vae.layers import (
-    Settings, TimestepEmbedder, batch_sharded, modulate, modulation, unpatchify,
+    Settings,
+    TimestepEmbedder,
+    batch_sharded,
+    modulate,
+    modulation,
+    unpatchify,
 )  # fmt: skip
 
 Array = jax.Array

@@ -40,7 +40,7 @@ def check_video_shape(config: VideoVAEConfig, frames: int, height: int, width: i
 
 
 def sample_latents(means: Array, log_variance: Array, noise: Array) -> Array:
-    """A draw from the moments, not normalised: means + exp(log_variance / 2) noise, log_variance clipped (section 2)."""
+    """A draw from the moments, not normalised: means + exp(log_variance / 2) noise, the log-variance clipped."""
     clipped = jnp.clip(log_variance, CONSTANT_LOG_VARIANCE, MAX_LOG_VARIANCE)
     return means + jnp.exp(0.5 * clipped) * noise
 

@@ -54,7 +54,7 @@ def batch_sharded(x: Array) -> Array:
 
 
 def patchify(video: Array, patch: int) -> Array:
-    """(B, F, H * q, W * r, C) -> (B, F, H, W, C * r * q): of the channels' parts, the column offset is the slower one."""
+    """(B, F, H * q, W * r, C) -> (B, F, H, W, C * r * q); the column offset is slower than the row offset."""
     b, f, h, w, c = video.shape
     x = video.reshape(b, f, h // patch, patch, w // patch, patch, c)  # (B, F, H, q, W, r, C)
     return x.transpose(0, 1, 2, 4, 6, 5, 3).reshape(b, f, h // patch, w // patch, c * patch**2)
@@ -94,7 +94,7 @@ class GroupNorm(nn.Module):
         width = x.shape[-1]
         require(
             width % self.groups == 0,
-            f"Group norm needs widths that are multiples of {self.groups}, not {width}: choose norm_layer 'pixel_norm'.",
+            f"Group norm needs widths that are multiples of {self.groups}, not {width}; choose 'pixel_norm'.",
         )
         scale = self.param("scale", partitioned(nn.initializers.ones, "conv_out"), (width,), self.param_dtype)
         bias = self.param("bias", partitioned(nn.initializers.zeros, "conv_out"), (width,), self.param_dtype)
