@@ -1,0 +1,100 @@
+"""Exact attention on TPU by our own Pallas (Mosaic) kernels, forward and backward.
+
+Heads of 32, 64 or a multiple of 128 columns; any lengths, T and S apart; key lengths, key masks, additive bias, causal
+and window masks. Memory is linear in the length. See tpu_common.py for the layout, tiles.py for block sizes.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ltx_jax.kernels.spec import AttentionSpec, Mask
+from ltx_jax.kernels.tiles import DEFAULT, LANES, Tile
+from ltx_jax.kernels.tpu_backward import backward
+from ltx_jax.kernels.tpu_common import LOG2E, Array, Call
+from ltx_jax.kernels.tpu_forward import forward
+
+SUPPORTED = (
+    "head widths 32 and 64 (with a number of heads that fills 128 columns) and multiples of 128, in bfloat16 or float32"
+)
+
+
+def unsupported(q: Array, k: Array, v: Array) -> str | None:
+    """Why the kernels cannot take these arrays (shapes and dtypes alone are read), or None when they can."""
+    heads, width = q.shape[2:]
+    if k.shape != v.shape or k.shape[2:] != q.shape[2:] or k.shape[0] != q.shape[0]:
+        return f"q {q.shape}, k {k.shape}, v {v.shape} differ in batch, heads or width"
+    if min(q.shape[1], k.shape[1]) == 0:
+        return "there are no queries or no keys"
+    if q.dtype not in (jnp.bfloat16, jnp.float32) or not q.dtype == k.dtype == v.dtype:
+        return f"the dtypes are {q.dtype}, {k.dtype}, {v.dtype}"
+    if width % LANES and (width not in (32, 64) or heads % (LANES // width)):
+        return f"there are {heads} heads of width {width}"
+    return None
+
+
+def tpu_attention(
+    q: Array, k: Array, v: Array, mask: Mask, spec: AttentionSpec, *, tile: Tile | None = None, interpret: bool = False
+) -> Array:
+    """softmax(scale q k^T + bias) v. q: (B, T, N, K); k, v: (B, S, N, K). Returns (B, T, N, K) in q's dtype.
+
+    Differentiable in q, k, v (not in the bias). Softmax and sums in float32; bfloat16 inputs are multiplied as such,
+    float32 ones in full precision. A query whose keys are all hidden (by the mask, or a bias of -1e30 or less) gives
+    zeros and passes no gradient; hidden keys and values may hold anything, NaN included. tile: block sizes, see
+    `tiles.tile_for`. interpret: run as plain JAX, for tests.
+    Raises NotImplementedError for what `unsupported` names.
+    """
+    return tpu_attention_with_statistics(q, k, v, mask, spec, tile=tile, interpret=interpret)[0]
+
+
+def tpu_attention_with_statistics(
+    q: Array, k: Array, v: Array, mask: Mask, spec: AttentionSpec, *, tile: Tile | None = None, interpret: bool = False
+) -> tuple[Array, Array]:
+    """As `tpu_attention`, and the log-sum-exp of each row's scores, (B, N, T) float32, -1e30 where no key is seen.
+
+    Both are differentiable, so results over parts of the keys can be merged: with weights softmax(lse) over the parts,
+    the whole output is their weighted sum.
+    """
+    reason = unsupported(q, k, v)
+    if reason is not None:
+        raise NotImplementedError(f"The TPU attention kernels take {SUPPORTED}; here {reason}.")
+    (batch, queries, heads, width), keys = q.shape, k.shape[1]
+    scale = width**-0.5 if spec.scale is None else spec.scale
+    # One pass that XLA fuses into whatever made q; it saves a multiplication per score in both kernels.
+    q = (q.astype(jnp.float32) * (scale * LOG2E)).astype(q.dtype)
+    flat = lambda x: x.reshape(*x.shape[:2], heads * width)  # (B, T, N * K)
+    lengths = jnp.full((batch,), keys, jnp.int32)
+    if mask.length is not None:
+        lengths = jnp.clip(mask.length.astype(jnp.int32), 0, keys)
+    keep = None if mask.keep is None else mask.keep.astype(jnp.float32)[:, None, :]  # (B, 1, S)
+    window = spec.window if spec.causal else None
+    call = Call(queries, keys, heads, width, spec.causal, window, mask.length is not None, tile or DEFAULT, interpret)
+    out, lse = _attend(call, flat(q), flat(k), flat(v), lengths, keep, mask.bias)
+    return out.reshape(batch, queries, heads, width), lse
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(call: Call, q: Array, k: Array, v: Array, lengths: Array, keep: Any, bias: Any) -> tuple[Array, Array]:
+    out, lse = forward(call, q, k, v, lengths, keep, bias)
+    return out, lse[:, :, 0]
+
+
+def _attend_forward(call: Call, q: Array, k: Array, v: Array, lengths: Array, keep: Any, bias: Any) -> Any:
+    out, lse = forward(call, q, k, v, lengths, keep, bias)
+    return (out, lse[:, :, 0]), (q, k, v, lengths, keep, bias, out, lse)
+
+
+def _attend_backward(call: Call, saved: Any, cotangents: tuple[Array, Array]) -> tuple[Any, ...]:
+    q, k, v, lengths, keep, bias, out, lse = saved
+    d_out, d_lse = cotangents
+    per_head = lambda x: x.astype(jnp.float32).reshape(*x.shape[:2], call.heads, call.head)  # (B, T, N, K)
+    delta = jnp.sum(per_head(d_out) * per_head(out), axis=-1).transpose(0, 2, 1)  # (B, N, T)
+    delta = (delta - d_lse)[:, :, None]  # (B, N, 1, T)
+    dq, dk, dv = backward(call, q, k, v, lengths, keep, bias, lse, delta, d_out)
+    nothing = lambda x: None if x is None else jnp.zeros_like(x)
+    return dq, dk, dv, None, nothing(keep), nothing(bias)
+
+
+_attend.defvjp(_attend_forward, _attend_backward)

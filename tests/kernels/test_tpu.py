@@ -1,0 +1,160 @@
+"""The TPU attention kernels in interpret mode against the definition in float64, with gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ltx_jax.kernels.spec import AttentionSpec, Mask
+from ltx_jax.kernels.tiles import Tile, fit
+from ltx_jax.kernels.tpu import tpu_attention, tpu_attention_with_statistics, unsupported
+
+SMALL = Tile(queries=128, keys=256, strip=128, backward_queries=128, backward_keys=128)
+APART = Tile(queries=128, keys=128, strip=128, backward_queries=128, backward_keys=256, resident=0)
+
+
+def exact(q, k, v, mask, spec):
+    """(output (B, T, N, K), log-sum-exp (B, N, T)) in float64 NumPy."""
+    q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
+    t, s = q.shape[1], k.shape[1]
+    seen = np.ones((q.shape[0], 1, t, s), bool)
+    if mask.length is not None:
+        seen &= np.arange(s) < np.asarray(mask.length)[:, None, None, None]
+    if mask.keep is not None:
+        seen &= np.asarray(mask.keep)[:, None, None]
+    if spec.causal:
+        ahead = np.arange(t)[:, None] - np.arange(s)
+        seen &= (ahead >= 0) & (ahead < (spec.window or t + s))
+    scores = np.einsum("btnk,bsnk->bnts", q, k) * (spec.scale or q.shape[-1] ** -0.5)
+    scores = np.where(seen, scores if mask.bias is None else scores + np.asarray(mask.bias, np.float64), -np.inf)
+    top = np.max(scores, axis=-1, keepdims=True, initial=-1e30)
+    weights = np.exp(scores - top)
+    total = weights.sum(-1, keepdims=True)
+    out = np.einsum("bnts,bsnk->btnk", weights / np.where(total > 0, total, 1), v)
+    with np.errstate(divide="ignore"):
+        return out, np.where(total > 0, np.log(total) + top, -1e30)[..., 0]
+
+
+def exact_gradients(q, k, v, mask, spec, d_out, d_lse):
+    """dq, dk, dv of sum(out d_out) + sum(lse d_lse), in float64 NumPy, by the softmax's own derivative."""
+    q, k, v, d_out = (np.asarray(x, np.float64) for x in (q, k, v, d_out))
+    scale = spec.scale or q.shape[-1] ** -0.5
+    out, _ = exact(q, k, v, mask, spec)
+    eye = np.broadcast_to(np.eye(k.shape[1])[None, :, None], (k.shape[0], k.shape[1], q.shape[2], k.shape[1]))
+    p = exact(q, k, eye, mask, spec)[0].transpose(0, 2, 1, 3)  # (B, N, T, S)
+    dp = np.einsum("btnk,bsnk->bnts", d_out, v)
+    delta = np.einsum("btnk,btnk->bnt", d_out, out) - np.asarray(d_lse, np.float64)
+    ds = p * (dp - delta[..., None]) * scale
+    return (
+        np.einsum("bnts,bsnk->btnk", ds, k),
+        np.einsum("bnts,btnk->bsnk", ds, q),
+        np.einsum("bnts,btnk->bsnk", p, d_out),
+    )
+
+
+def inputs(shape, seed=0, scale=1.0, dtype=jnp.float32):
+    b, t, s, n, k = shape
+    rng = np.random.default_rng(seed)
+    draw = lambda length: jnp.asarray(rng.normal(size=(b, length, n, k)) * scale, dtype)
+    return draw(t), draw(s), draw(s), rng
+
+
+def check(shape, mask=Mask(), spec=AttentionSpec(), tile=SMALL, dtype=jnp.float32, tolerance=2e-5):
+    """Output, statistics and gradients of one call."""
+    q, k, v, rng = inputs(shape, dtype=dtype)
+    d_out = jnp.asarray(rng.normal(size=q.shape), dtype)
+    d_lse = jnp.asarray(rng.normal(size=(shape[0], shape[3], shape[1])), jnp.float32)
+    call = lambda q, k, v: tpu_attention_with_statistics(q, k, v, mask, spec, tile=tile, interpret=True)
+    (out, lse), pull = jax.jit(lambda *a: jax.vjp(call, *a))(q, k, v)
+    expected = exact(q, k, v, mask, spec)
+    np.testing.assert_allclose(np.asarray(out, np.float64), expected[0], rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(lse, expected[1], rtol=tolerance, atol=tolerance)
+    gradients = jax.jit(pull)((out.dtype.type(1) * d_out, d_lse))
+    for ours, theirs in zip(gradients, exact_gradients(q, k, v, mask, spec, d_out, d_lse), strict=True):
+        np.testing.assert_allclose(np.asarray(ours, np.float64), theirs, rtol=10 * tolerance, atol=10 * tolerance)
+
+
+@pytest.mark.parametrize("tile", [SMALL, APART], ids=["one kernel", "two kernels"])
+@pytest.mark.parametrize("shape", [(1, 128, 256, 1, 128), (2, 149, 300, 2, 64), (1, 300, 61, 1, 128)])
+def test_ragged_lengths(shape, tile):
+    check(shape, tile=tile)
+
+
+@pytest.mark.parametrize("tile", [SMALL, APART], ids=["one kernel", "two kernels"])
+@pytest.mark.parametrize("seed", range(2))
+def test_key_lengths_and_masks(seed, tile):
+    b, _, s, _, _ = shape = (3, 140 + seed, 290 - seed, 2, 64)
+    rng = np.random.default_rng(seed)
+    length = jnp.asarray([rng.integers(1, s), 0, s], jnp.int32)  # the second sample's rows see nothing
+    check(shape, Mask(length=length), tile=tile)
+    check(shape, Mask(length=length, keep=jnp.asarray(rng.random((b, s)) < 0.4)), tile=tile)
+
+
+@pytest.mark.parametrize("which", [(1, 1, 1), (2, 1, 1), (1, 2, 150), (2, 2, 150)])
+def test_bias(which):
+    shape = (2, 150, 300, 2, 64)
+    rng = np.random.default_rng(1)
+    bias = jnp.asarray(rng.normal(size=(*which, shape[2])) * 4, jnp.float32)
+    check(shape, Mask(bias=bias.at[..., 7].set(-jnp.inf), length=jnp.asarray([300, 131])), tile=SMALL)
+
+
+@pytest.mark.parametrize("tile", [SMALL, APART], ids=["one kernel", "two kernels"])
+@pytest.mark.parametrize("window", [None, 100])
+@pytest.mark.parametrize("lengths", [(400, 400), (300, 500), (500, 170)])
+def test_causal_and_window(window, lengths, tile):
+    check((1, *lengths, 1, 128), spec=AttentionSpec(causal=True, window=window, scale=0.3), tile=tile)
+
+
+def test_bfloat16():
+    check((1, 200, 300, 2, 64), dtype=jnp.bfloat16, tolerance=2e-2)
+
+
+@pytest.mark.parametrize("tile", [SMALL, APART], ids=["one kernel", "two kernels"])
+def test_padding_may_hold_anything(tile):
+    q, k, v, rng = inputs((2, 130, 200, 2, 64))
+    keep = rng.random((2, 200)) < 0.5
+    mask = Mask(length=jnp.asarray([150, 0]), keep=jnp.asarray(keep))
+    hidden = ~(keep & (np.arange(200) < np.array([150, 0])[:, None]))[:, :, None, None]
+    call = lambda q, k, v: jnp.sum(tpu_attention(q, k, v, mask, AttentionSpec(), tile=tile, interpret=True) ** 2)
+    clean = jax.value_and_grad(call, argnums=(0, 1, 2))(q, k, v)
+    dirty = jax.value_and_grad(call, argnums=(0, 1, 2))(q, jnp.where(hidden, jnp.nan, k), jnp.where(hidden, jnp.nan, v))
+    jax.tree.map(np.testing.assert_array_equal, clean, dirty)
+    assert all(bool(jnp.all(g[1] == 0)) for g in clean[1])  # the sample without keys
+
+
+def test_extreme_logits_stay_finite():
+    q, k, v, _ = inputs((1, 130, 140, 1, 128), scale=1e4)
+    call = lambda *a: tpu_attention(*a, Mask(), AttentionSpec(), tile=SMALL, interpret=True)
+    out, pull = jax.vjp(call, q, k, v)
+    np.testing.assert_allclose(out, exact(q, k, v, Mask(), AttentionSpec())[0], rtol=1e-4)
+    assert all(bool(jnp.all(jnp.isfinite(g))) for g in pull(out))
+
+
+def test_parts_of_the_keys_merge_to_the_whole():
+    q, k, v, rng = inputs((1, 130, 300, 1, 128))
+    weight = jnp.asarray(rng.normal(size=q.shape), jnp.float32)
+    call = lambda *a: tpu_attention_with_statistics(*a, Mask(), AttentionSpec(), tile=SMALL, interpret=True)
+
+    def merged(q, k, v):
+        parts = [call(q, k[:, a:b], v[:, a:b]) for a, b in ((0, 170), (170, 300))]
+        shares = jax.nn.softmax(jnp.stack([lse for _, lse in parts]), axis=0)  # (parts, B, N, T)
+        return sum(out * share.transpose(0, 2, 1)[..., None] for (out, _), share in zip(parts, shares, strict=True))
+
+    gradient = lambda f: jax.value_and_grad(lambda *a: jnp.sum(f(*a) * weight), argnums=(0, 1, 2))(q, k, v)
+    close = lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+    jax.tree.map(close, gradient(merged), gradient(lambda *a: call(*a)[0]))
+
+
+def test_what_does_not_fit_is_named():
+    q, k, v, _ = inputs((1, 8, 8, 4, 48))
+    with pytest.raises(NotImplementedError, match="4 heads of width 48"):
+        tpu_attention(q, k, v, Mask(), AttentionSpec())
+    assert unsupported(*(x[..., :3, :32] for x in (q, k, v))) is not None  # three heads do not fill 128 columns
+    assert unsupported(*(x[..., :32] for x in (q, k, v))) is None
+
+
+def test_blocks_cut_evenly():
+    for length in (1, 128, 550, 1025, 16411):
+        size = fit(length, 1024, 256)
+        assert size % 256 == 0 and size <= 1024
+        assert -(-length // size) == -(-length // 1024)
