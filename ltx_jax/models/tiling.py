@@ -73,7 +73,7 @@ class Tiling:
 
 
 def long_side_tiling(height: int, width: int, factors: Factors = (8, 32, 32), long_side: int = 768) -> Tiling:
-    """The automatic tiling of pipelines (section 6.3): the longer side in tiles of 768 pixels, the other in proportion."""
+    """The automatic tiling of pipelines (section 6.3): 768 pixels on the longer side, the other in proportion."""
     longest = max(height // factors[1], width // factors[2])
 
     def pair(pixels: int, factor: int) -> tuple[int, int]:
