@@ -140,7 +140,7 @@ def stream_from_recording(inputs: Mapping[str, np.ndarray], tables: Mapping[str,
     """The `Stream` of recorded inputs: a level per token unless the recording has one per sample."""
     i = {k.removeprefix(f"{modality}_"): v for k, v in inputs.items() if k.startswith(f"{modality}_")}
     levels = i["timesteps"].reshape(i["timesteps"].shape[:2])  # (B, T or 1)
-    tokens = i["latent"].shape[:2]
+    tokens: tuple[int, ...] = i["latent"].shape[:2]
     shared = levels.shape[1] == 1
     keyframes = i.get("keyframes_mask")
     return Stream(

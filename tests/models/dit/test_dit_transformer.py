@@ -131,8 +131,7 @@ def test_remat_changes_no_gradient(tiny, mesh):
     """With the video stream alone, which has every kind of layer and compiles in half the time."""
     inputs = only(tiny.streams(tiny.config), VIDEO)
     config = dataclasses.replace(tiny.config, model_type="video")
-    params = {k: v for k, v in tiny.params.items() if k.startswith("video")}
-    params["blocks"] = {"video": tiny.params["blocks"]["video"]}
+    params = tiny.random_params(config)
 
     def gradient(remat):
         def loss(params):
