@@ -160,16 +160,18 @@ _VIDEO_VAE_2_3 = {
 }  # fmt: skip
 _VIDEO_VAE_TOY = {
     **_VIDEO_VAE,
-    "latent_channels": 48, "decoder_base_channels": 48, "spatial_padding_mode": "zeros",
-    "encoder_blocks": [_res(2), _by("compress_all_res"), _res(2), _by("compress_all_res"), _res(2)],
-    "decoder_blocks": [_res(2), _by("compress_all"), _res(2), _by("compress_all"), _res(2)],
+    "latent_channels": 32, "decoder_base_channels": 48, "spatial_padding_mode": "zeros",
+    "encoder_blocks": [_res(1), _by("compress_all_res"), _res(2), _by("compress_all_res"), _res(1)],
+    "decoder_blocks": [_res(1), _by("compress_all", 1), _res(2), _by("compress_all"), _res(1)],
 }  # fmt: skip
 
 
-def _audio_vae(ch: int = 128, z_channels: int = 8, res_blocks: int = 2) -> dict[str, Any]:
+def _audio_vae(
+    ch: int = 128, z_channels: int = 8, res_blocks: int = 2, ch_mult: tuple[int, ...] = (1, 2, 4)
+) -> dict[str, Any]:
     ddconfig = {
         "double_z": True, "mel_bins": 64, "z_channels": z_channels, "resolution": 256, "in_channels": 2, "out_ch": 2,
-        "ch": ch, "ch_mult": [1, 2, 4], "num_res_blocks": res_blocks, "attn_resolutions": [], "dropout": 0.0,
+        "ch": ch, "ch_mult": list(ch_mult), "num_res_blocks": res_blocks, "attn_resolutions": [], "dropout": 0.0,
         "mid_block_add_attention": False, "norm_type": "pixel", "causality_axis": "height",
     }  # fmt: skip
     stft = {"filter_length": 1024, "hop_length": 160, "win_length": 1024, "causal": True}
@@ -226,7 +228,7 @@ _TRANSFORMER_TOY = {
     **_TRANSFORMER_2_5,
     "num_layers": 6, "num_attention_heads": 4, "attention_head_dim": 48, "cross_attention_dim": 192,
     "audio_num_attention_heads": 4, "audio_attention_head_dim": 24, "audio_cross_attention_dim": 96,
-    "in_channels": 48, "out_channels": 48, "audio_in_channels": 32, "audio_out_channels": 32, "caption_channels": 128,
+    "in_channels": 32, "out_channels": 32, "audio_in_channels": 32, "audio_out_channels": 32, "caption_channels": 128,
     "positional_embedding_theta": 100.0, "positional_embedding_max_pos": [4, 64, 64],
     "audio_positional_embedding_max_pos": [4],
     "connector_num_layers": 1, "connector_num_attention_heads": 4, "connector_attention_head_dim": 48,
@@ -256,7 +258,7 @@ def _build(
 
 RELEASES: dict[str, Callable[[], Release]] = {
     "toy": lambda: _build(
-        "toy", "2.5.0", _TRANSFORMER_TOY, _VIDEO_VAE_TOY, _VOCODER_TOY, _GEMMA3_TOY, _audio_vae(32, 2, 1),
+        "toy", "2.5.0", _TRANSFORMER_TOY, _VIDEO_VAE_TOY, _VOCODER_TOY, _GEMMA3_TOY, _audio_vae(32, 2, 1, (1, 2, 2)),
         text_length=64,
         sampling=SamplingDefaults(
             width=64, height=64, num_frames=17, fps=8.0, steps=20, cfg=3.0, audio_cfg=3.0, rescale=0.0,
