@@ -120,22 +120,41 @@ def read_video(
     wanted = start + np.arange(frames) / fps
     result = np.empty((frames, height, width, 3), np.uint8)
     done, shown = 0, None
-    with _open(path) as container:
-        stream = _stream(container, path)
-        if start > 0 and stream.time_base:
-            container.seek(int(start / stream.time_base), stream=stream)
-        origin = None if not stream.start_time or not stream.time_base else float(stream.start_time * stream.time_base)
-        for frame in _decode(container, stream, path):
-            time = (frame.time or 0.0) - (origin or 0.0)
-            while done < frames and shown is not None and wanted[done] < time - 1e-6:
-                result[done], done = shown, done + 1
-            if done == frames:
-                break
-            shown = cover(_upright(frame), height, width)
+    for time, frame in _timed_frames(path, start):
+        while done < frames and shown is not None and wanted[done] < time - 1e-6:
+            result[done], done = shown, done + 1
+        if done == frames:
+            break
+        shown = cover(_upright(frame), height, width)
     if shown is None:
         raise UserError(f"'{path}' has no frame that can be decoded from second {start:.2f} on.")
     result[done:] = shown
     return result
+
+
+def read_all(path: str | os.PathLike[str], height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Every frame of a file, covering height x width, and its time in seconds: uint8 (n, height, width, 3), (n,)."""
+    pairs = [(time, cover(_upright(frame), height, width)) for time, frame in _timed_frames(path, 0.0)]
+    if not pairs:
+        raise UserError(f"'{path}' has no frame that can be decoded.")
+    return np.stack([picture for _, picture in pairs]), np.array([time for time, _ in pairs])
+
+
+def on_screen(pictures: np.ndarray, times: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """The pictures that are on screen at the `wanted` times, as `read_video` chooses them."""
+    return pictures[np.clip(np.searchsorted(times - 1e-6, wanted, side="right") - 1, 0, len(times) - 1)]
+
+
+def _timed_frames(path: str | os.PathLike[str], start: float) -> Iterator[tuple[float, av.VideoFrame]]:
+    """Frames with their times in seconds from the file's first, beginning at or before `start`."""
+    with _open(path) as container:
+        stream = _stream(container, path)
+        base = stream.time_base
+        if start > 0 and base:
+            container.seek(int(start / base) + (stream.start_time or 0), stream=stream)
+        origin = float(stream.start_time * base) if stream.start_time and base else 0.0
+        for frame in _decode(container, stream, path):
+            yield (frame.time or 0.0) - origin, frame
 
 
 def read_audio(
