@@ -62,7 +62,8 @@ def _config_dict(config: Any) -> ConfigDict:
 def _optional_type(hint: Any) -> type:
     options = [t for t in typing.get_args(hint) if t is not type(None)]
     kind = options[0] if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union else hint
-    return kind if kind in (int, float, str, bool) else (typing.get_origin(kind) or object)
+    origin = typing.get_origin(kind)
+    return str if origin is typing.Literal else origin if isinstance(origin, type) else kind
 
 
 def check_same_model(wanted: Release, found: Release, where: str) -> None:

@@ -259,7 +259,7 @@ def _build(
 RELEASES: dict[str, Callable[[], Release]] = {
     "toy": lambda: _build(
         "toy", "2.5.0", _TRANSFORMER_TOY, _VIDEO_VAE_TOY, _VOCODER_TOY, _GEMMA3_TOY, _audio_vae(32, 2, 1, (1, 2, 2)),
-        text_length=64,
+        text_length=48,
         sampling=SamplingDefaults(
             width=64, height=64, num_frames=17, fps=8.0, steps=20, cfg=3.0, audio_cfg=3.0, rescale=0.0,
             schedule_tokens=80, negative_prompt="",

@@ -34,8 +34,6 @@ class DataConfig:
         require(self.sample_rate >= 4000, f"sample_rate must be at least 4000 Hz, not {self.sample_rate}.")
         require(self.workers >= 0, f"workers must not be negative, not {self.workers}.")
         require(self.size >= 1, f"The toy world needs at least one clip, not {self.size}.")
-        square = self.height == self.width
-        require(self.path is not None or square, f"The toy world is square, not {self.width} x {self.height}.")
 
     @property
     def audio_samples(self) -> int:

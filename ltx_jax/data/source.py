@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ltx_jax.config import require
 from ltx_jax.data.config import DataConfig
 from ltx_jax.data.toyworld import ToyWorldConfig, render
 
@@ -30,6 +31,8 @@ class ToyWorldSource:
     """The procedural world: item n is clip n of the world of the data seed."""
 
     def __init__(self, config: DataConfig):
+        square = config.height == config.width
+        require(square, f"The toy world is square, not {config.width} x {config.height}; give data.path for videos.")
         self.config = ToyWorldConfig(config.width, config.frames, config.fps, config.sample_rate)
         self.seed, self.size = config.seed, config.size
         self.fingerprint = f"toyworld-{self.seed}-{self.size}-{self.config}"
