@@ -168,7 +168,7 @@ def _splits(case: Case) -> Outputs:
     for name in case.outputs:
         kind, numbers = _split_name(name)
         if kind == "trapezoid":
-            outputs[name] = trapezoid(*numbers[:3], bool(numbers[3]))
+            outputs[name] = trapezoid(numbers[0], numbers[1], numbers[2], bool(numbers[3]))
         else:
             outputs[name] = _split_rows(kind, numbers, case.inputs["lengths"])
     return outputs

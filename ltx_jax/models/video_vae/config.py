@@ -244,7 +244,9 @@ def _flat_fields(mapping: Mapping[str, Any]) -> dict[str, Any]:
         return dict(mapping)
     if not isinstance(encoder, Mapping):
         raise UserError(f"'vae.encoder' must be a group of settings, not {encoder!r}.")
-    fields = {k: mapping[k] for k in ("dims", "latent_channels", "encoder_spatial_padding_mode") if k in mapping}
+    fields: dict[str, Any] = {
+        k: mapping[k] for k in ("dims", "latent_channels", "encoder_spatial_padding_mode") if k in mapping
+    }
     fields |= {_NESTED_NAMES.get(k, k): v for k, v in encoder.items() if k != "spatial_padding_mode"}
     if "spatial_padding_mode" in encoder:  # the vae-level key of this name is not the encoder's
         fields["encoder_spatial_padding_mode"] = encoder["spatial_padding_mode"]
