@@ -24,6 +24,9 @@ AREAS = {
     "audio": "ltx_jax.conformance.audio",
     "diffusion": "ltx_jax.conformance.diffusion",
     "training": "ltx_jax.conformance.training",
+    "image": "ltx_jax.conformance.media",
+    **{f"training.{n}": "ltx_jax.conformance.media" for n in ("bucket", "resize_crop", "temporal_subsample")},
+    "training.audio_downmix": "ltx_jax.conformance.media",
 }
 
 Runner = Callable[[Case], dict[str, np.ndarray]]

@@ -25,7 +25,11 @@ def check_buckets(buckets: Sequence[Shape], scale: Shape) -> None:
     time, tall, wide = scale
     for frames, height, width in buckets:
         require(
-            frames >= 1 and (frames - 1) % time == 0 and height % tall == 0 and width % wide == 0 and height * width > 0,
+            frames >= 1
+            and (frames - 1) % time == 0
+            and height % tall == 0
+            and width % wide == 0
+            and height * width > 0,
             f"The bucket {width}x{height}x{frames} does not fit the model: width must be a multiple of {wide}, height "
             f"of {tall}, and frames a multiple of {time} plus 1.",
         )
