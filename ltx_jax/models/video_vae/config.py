@@ -247,7 +247,7 @@ def _flat_fields(mapping: Mapping[str, Any]) -> dict[str, Any]:
     fields: dict[str, Any] = {
         k: mapping[k] for k in ("dims", "latent_channels", "encoder_spatial_padding_mode") if k in mapping
     }
-    fields |= {_NESTED_NAMES.get(k, k): v for k, v in encoder.items() if k != "spatial_padding_mode"}
+    fields |= {str(_NESTED_NAMES.get(k, k)): v for k, v in encoder.items() if k != "spatial_padding_mode"}
     if "spatial_padding_mode" in encoder:  # the vae-level key of this name is not the encoder's
         fields["encoder_spatial_padding_mode"] = encoder["spatial_padding_mode"]
     return fields
