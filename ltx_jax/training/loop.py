@@ -94,7 +94,8 @@ class _Run:
         self.progress.say(f"{self.stage.name}: compiling the step")
         compiled = program.compile()
         for step in range(start + 1, config.steps + 1):
-            batch = place(next(self.batches), program.abstract_args[2])
+            wanted, host = program.abstract_args[2], next(self.batches)
+            batch = place({name: host[name] for name in wanted}, wanted)
             state, metrics = compiled(state, self.stage.frozen, batch)
             self._advance(step, metrics)
             last, stopped = step == config.steps, terminated()
@@ -131,7 +132,6 @@ class _Run:
                         f"training.{self.stage.name}.optimizer.learning_rate (checkpoints before it are kept)."
                     )
             self.log.write(step, values)
-            self.progress.report(step, values) if step == self.pending[-1][0] else None
         self.progress.update(step)
         self.progress.report(step, values)
         self.pending.clear()

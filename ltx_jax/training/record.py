@@ -15,7 +15,7 @@ from ltx_jax.errors import UserError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ltx-jax")
 # Settings that change how a run is watched and kept, not what it computes.
-FREE = frozenset({"checkpoint_every", "keep", "log_every", "sample_every"})
+FREE = frozenset({"checkpoint_every", "keep", "log_every", "sample_every", "workers", "on_error", "remat"})
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -69,7 +69,7 @@ def record_run(workdir: Path, mesh: Mesh, config: Any) -> None:
         keys = differing_keys(now, before)
         if before and keys:
             print(
-                f"note: {', '.join(keys)} differ from the earlier run in {workdir}; results may differ in the last bits",
+                f"note: {', '.join(keys)} differ from the earlier run in {workdir}: its bits will not be repeated",
                 file=sys.stderr,
             )
     if jax.process_index() == 0:

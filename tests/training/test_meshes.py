@@ -45,9 +45,13 @@ def loss_and_gradients(sizes, shape):
     with jax.set_mesh(mesh), jax.default_matmul_precision("highest"):
         shapes, axes = abstract_parts(release, objective.networks, parts)
         shardings = param_shardings(axes, shapes, mesh)
-        params = jax.jit(functools.partial(initial_parts, release, objective.networks, parts, 0), out_shardings=shardings)()
+        params = jax.jit(
+            functools.partial(initial_parts, release, objective.networks, parts, 0), out_shardings=shardings
+        )()
         # a young model answers nearly zero; give every weight a part in the loss
-        params = jax.tree.map(lambda p: p + 0.05 * jnp.cos(jnp.arange(p.size, dtype=jnp.float32)).reshape(p.shape), params)
+        params = jax.tree.map(
+            lambda p: p + 0.05 * jnp.cos(jnp.arange(p.size, dtype=jnp.float32)).reshape(p.shape), params
+        )
         params = jax.device_put(params, shardings)
         program = make_dit_program(release, CONFIG, shape, mesh, seed=3)
         batch, empty = host_batch(release, objective, np.random.default_rng(1))
