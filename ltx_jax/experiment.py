@@ -5,19 +5,39 @@ every value and builds the dataclasses. Defaults live in the dataclasses (and th
 """
 
 import dataclasses
+import functools
 import json
+import sys
 import types
 import typing
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import ml_dtypes
+import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict, config_dict
 
-from ltx_jax.config import from_mapping, to_mapping
+from ltx_jax.bundle import PARTS, Bundle
+from ltx_jax.checkpoints.save import save_bundle
+from ltx_jax.config import from_mapping, require, to_mapping
 from ltx_jax.data.config import DataConfig
+from ltx_jax.data.toyworld import caption_corpus
 from ltx_jax.errors import UserError
+from ltx_jax.media.images import contact_sheet
+from ltx_jax.media.video import write_video
+from ltx_jax.models.text.tokenizer import Tokenizer, train_toy_tokenizer
+from ltx_jax.models.video_vae.encoder import check_video_shape
 from ltx_jax.parallel.mesh import MeshConfig
+from ltx_jax.pipelines.request import Request
+from ltx_jax.pipelines.runner import generate
 from ltx_jax.releases import Release, release
-from ltx_jax.training.config import TrainingConfig
+from ltx_jax.training.config import StageName, TrainingConfig
+from ltx_jax.training.stages import train
+
+# What the samples that a training run writes show.
+PROMPTS = ("a red circle", "a blue square", "a green triangle", "a yellow diamond")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,3 +104,48 @@ def _first_difference(a: Any, b: Any) -> str:
         return f" ({a} against {b})"
     name = next(f.name for f in dataclasses.fields(a) if getattr(a, f.name) != getattr(b, f.name))
     return f" ({name}: {getattr(a, name)} against {getattr(b, name)})"
+
+
+def run_training(
+    experiment: Experiment, mesh: Mesh, workdir: Path, stages: Sequence[str], init_from: Path | None
+) -> None:
+    """Train `stages` in `workdir`; when all are done the model lies in workdir/model, in the official layout.
+
+    Raises UserError for what the user can mend, before anything is computed.
+    """
+    release, data = experiment.model, experiment.data
+    check_video_shape(release.video_vae, data.frames, data.height, data.width)
+    require(
+        data.sample_rate == release.audio_vae.sampling_rate,
+        f"data.sample_rate is {data.sample_rate}, but the audio VAE hears {release.audio_vae.sampling_rate} Hz.",
+    )
+    tokenizer = toy_tokenizer(release.text_length)
+
+    def announce() -> None:
+        print(experiment.to_json(), file=sys.stderr)
+        (workdir / "config.json").write_text(experiment.to_json())
+
+    def sample(params: dict[str, Any], step: int, folder: Path) -> None:
+        write_samples(Bundle(release, params, tokenizer), mesh, step, folder)
+
+    params = train(
+        release, experiment.training, data, mesh, workdir, stages, tokenizer=tokenizer, init_from=init_from,
+        sample_callback=sample, announce=announce,
+    )  # fmt: skip
+    if set(PARTS) <= set(params):
+        save_bundle(Bundle(release, params, tokenizer), workdir / "model", ml_dtypes.bfloat16)
+        print(f"the model is in {workdir / 'model'}", file=sys.stderr)
+
+
+@functools.cache
+def toy_tokenizer(text_length: int) -> Tokenizer:
+    """The byte-level tokenizer of the toy: its merges are the words of the toy world, any other text is bytes."""
+    return Tokenizer(train_toy_tokenizer(caption_corpus(1000)).encode(), text_length)
+
+
+def write_samples(model: Bundle, mesh: Mesh, step: int, folder: Path, prompts: Sequence[str] = PROMPTS) -> None:
+    """A grid of clips of fixed prompts, as mp4 with the first clip's sound and as a contact sheet."""
+    clips = generate(model, Request(tuple(prompts), seed=0), mesh=mesh)
+    grid = np.concatenate([clip.video for clip in clips], axis=2)  # side by side
+    write_video(folder / f"step_{step:06d}.mp4", grid, clips[0].fps, clips[0].audio, clips[0].sample_rate)
+    contact_sheet([clip.video for clip in clips], folder / f"step_{step:06d}.png")

@@ -7,13 +7,15 @@ Running the same command again goes on from the last checkpoint. The finished mo
 `python sample.py --checkpoint=WORKDIR/model`.
 """
 
-import sys
 from pathlib import Path
 
 from absl import flags
 
 from ltx_jax import cli
 from ltx_jax.errors import UserError
+from ltx_jax.experiment import Experiment, run_training
+from ltx_jax.parallel.mesh import make_mesh
+from ltx_jax.training.config import STAGES
 
 FLAGS = flags.FLAGS
 
@@ -33,24 +35,12 @@ def main() -> None:
 
 
 def _train() -> None:
-    from ltx_jax.experiment import Experiment
-    from ltx_jax.parallel.mesh import make_mesh
-    from ltx_jax.training.run import train
-
     experiment = Experiment.from_config(FLAGS.config)
     if not FLAGS.workdir:
         raise UserError("Say where to keep checkpoints and results: --workdir=FOLDER.")
-    mesh = make_mesh(experiment.mesh)
-    stages = ("video_vae", "audio_vae", "dit") if FLAGS.stage == "all" else (FLAGS.stage,)
-    workdir = Path(FLAGS.workdir)
-    train(
-        experiment,
-        mesh,
-        workdir,
-        stages,
-        FLAGS.init_from,
-        on_ready=lambda: print(experiment.to_json(), file=sys.stderr),
-    )
+    stages = STAGES if FLAGS.stage == "all" else (FLAGS.stage,)
+    init_from = Path(FLAGS.init_from) if FLAGS.init_from else None
+    run_training(experiment, make_mesh(experiment.mesh), Path(FLAGS.workdir), stages, init_from)
 
 
 if __name__ == "__main__":

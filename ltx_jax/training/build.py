@@ -115,6 +115,7 @@ def vae_stage(setting: Setting, name: StageName, start: Params | None) -> Stage:
     release, data, config = setting.release, setting.data, setting.config.stage(name)
     nets = networks(release, config.dtype, setting.mesh)
     if name == "video_vae":
+        vae.check_video_stage(release, config, data.frames)  # type: ignore[arg-type]
         objective, parts = vae.VideoVAEObjective(nets, config, setting.config.seed), vae.VIDEO_PARTS  # type: ignore[arg-type]
         shapes = {"video": ((data.frames, data.height, data.width, 3), jnp.uint8)}
         preview = functools.partial(video_preview, setting, nets)

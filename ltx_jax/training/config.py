@@ -57,6 +57,8 @@ class VideoVAEStage(StageConfig):
     """The video encoder and decoder.
 
     gradient_weight, kl_weight: of the multi-scale gradient L1 and of the KL divergence beside the L1 on pixels.
+    window: frames of the random window of each batch that is trained on (1 + k times the time factor), None for whole
+    clips; the networks are causal convolutions, so that short windows teach long clips at a fraction of the cost.
     statistics_batches: batches over which the latents' mean and standard deviation are measured at the end.
     """
 
@@ -64,6 +66,7 @@ class VideoVAEStage(StageConfig):
     optimizer: OptimizerConfig = _adamw(1e-3)
     gradient_weight: float = 1.0
     kl_weight: float = 1e-5
+    window: int | None = None
     statistics_batches: int = 32
 
     def __post_init__(self):

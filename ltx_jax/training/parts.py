@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
-import jax.numpy as jnp
 import numpy as np
 
 from ltx_jax.bundle import Modules
@@ -56,11 +55,12 @@ def _example(release: Release, module: nn.Module, part: str) -> tuple[Any, ...]:
 def _dit_example(release: Release) -> tuple[Any, ...]:
     """One token of each stream with one text token."""
     config = release.transformer
+    zeros = lambda *shape: np.zeros(shape, np.float32)  # of NumPy: the mesh's devices may not exist
     tables = rotary_tables(config, video_positions(1, 1, 1, 24.0), audio_positions(1))
-    level, one = jnp.zeros((1, 1)), jnp.zeros((1,))
+    level, one = zeros(1, 1), zeros(1)
     stream = lambda channels, name: Stream(
-        jnp.zeros((1, 1, channels)), one, level, tables[name], cross_rotary=tables[f"{name}_cross"]
+        zeros(1, 1, channels), one, level, tables[name], cross_rotary=tables[f"{name}_cross"]
     )
     connectors = release.connectors
-    video, audio = (Context(jnp.zeros((1, 1, c.width))) for c in (connectors.video, connectors.audio))
+    video, audio = (Context(zeros(1, 1, c.width)) for c in (connectors.video, connectors.audio))
     return stream(config.in_channels, "video"), stream(config.audio_in_channels, "audio"), video, audio

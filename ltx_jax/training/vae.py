@@ -17,6 +17,7 @@ from ltx_jax.bundle import Modules
 from ltx_jax.config import require
 from ltx_jax.diffusion.geometry import patchify_audio
 from ltx_jax.models.audio_vae.mel import log_mel, stft_magnitude
+from ltx_jax.random import named_key
 from ltx_jax.releases import Release
 from ltx_jax.training.config import AudioVAEStage, VideoVAEStage
 from ltx_jax.training.step import Metrics, sample_keys
@@ -42,7 +43,7 @@ class VideoVAEObjective:
     def __call__(self, params: Any, frozen: Any, batch: Batch, step: Array) -> tuple[Array, Metrics]:
         """The weighted loss, () float32, and its terms with the PSNR in dB."""
         del frozen
-        video = pixels(batch["video"])
+        video = pixels(self._window(batch["video"], step))
         mean, log_variance = self.networks["video_encoder"].apply({"params": params["video_encoder"]}, video)
         latents = reparameterize(mean, log_variance, sample_keys(self.seed, "video_vae", step, video.shape[0]))
         output = self.networks["video_decoder"].apply({"params": params["video_decoder"]}, latents)
@@ -53,6 +54,23 @@ class VideoVAEObjective:
         error = jnp.mean(jnp.square(jnp.clip(output, -1, 1) - video))  # of a range of 2
         psnr = 10 * jnp.log10(4 / jnp.maximum(error, 1e-10))
         return loss, {"l1": l1, "gradient": gradient, "kl": kl, "psnr": psnr}
+
+    def _window(self, video: Array, step: Array) -> Array:
+        """The frames to train on, (B, window, h, w, 3): one start for the whole batch."""
+        size = video.shape[1] if self.config.window is None else self.config.window
+        key = named_key(self.seed, "video_vae.window", step)
+        start = jax.random.randint(key, (), 0, video.shape[1] - size + 1)
+        return jax.lax.dynamic_slice_in_dim(video, start, size, axis=1)
+
+
+def check_video_stage(release: Release, config: VideoVAEStage, frames: int) -> None:
+    """Raise UserError unless the window fits clips of `frames` frames and the video VAE."""
+    time = release.video_vae.scale_factors[0]
+    window = frames if config.window is None else config.window
+    require(
+        1 <= window <= frames and (window - 1) % time == 0,
+        f"training.video_vae.window is {window}, but must be 1 + k x {time} and at most the clips' {frames} frames.",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
