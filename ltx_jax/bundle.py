@@ -35,16 +35,20 @@ Modules = dict[str, nn.Module]
 Array = jax.Array
 
 
-def modules(release: Release, dtype: Any = jnp.float32, param_dtype: Any = jnp.float32) -> Modules:
+def modules(
+    release: Release, dtype: Any = jnp.float32, param_dtype: Any = jnp.float32, *, platform: str = ""
+) -> Modules:
     """The network of every part of `release`, computing in `dtype` on parameters of `param_dtype`.
 
+    platform: of the mesh's devices; on "cpu" video convolutions take the form that is fastest there.
     "text" is absent where the release's text encoder is not supported yet.
     """
+    video = {"dtype": dtype, "param_dtype": param_dtype, "conv_impl": "taps" if platform == "cpu" else "native"}
     kinds: Modules = {
         "connectors": TextConnectors(release.connectors, dtype=dtype, param_dtype=param_dtype),
         "transformer": DiT(release.transformer, dtype=dtype, param_dtype=param_dtype),
-        "video_encoder": VideoEncoder(release.video_vae, dtype=dtype, param_dtype=param_dtype),
-        "video_decoder": VideoDecoder(release.video_vae, dtype=dtype, param_dtype=param_dtype),
+        "video_encoder": VideoEncoder(release.video_vae, **video),
+        "video_decoder": VideoDecoder(release.video_vae, **video),
         "audio_encoder": AudioEncoder(release.audio_vae, dtype=dtype, param_dtype=param_dtype),
         "audio_decoder": AudioDecoder(release.audio_vae, dtype=dtype, param_dtype=param_dtype),
         "vocoder": Vocoder(release.vocoder, dtype=dtype, param_dtype=param_dtype),

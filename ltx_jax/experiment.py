@@ -107,7 +107,7 @@ def _first_difference(a: Any, b: Any) -> str:
 
 
 def run_training(
-    experiment: Experiment, mesh: Mesh, workdir: Path, stages: Sequence[str], init_from: Path | None
+    experiment: Experiment, mesh: Mesh, workdir: Path, stages: Sequence[StageName], init_from: Path | None = None
 ) -> None:
     """Train `stages` in `workdir`; when all are done the model lies in workdir/model, in the official layout.
 

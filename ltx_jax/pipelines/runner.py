@@ -69,8 +69,10 @@ def generate(
     plan = _plan(request)
     total = -(-len(clips) // size) * plan.sigmas.shape[0]
     bar = tqdm(total=total, desc="sampling", unit="step", disable=not progress)
-    with jax.set_mesh(mesh or make_mesh(MeshConfig())), bar:
-        run = _Run(bundle, request, plan, modules(bundle.release, dtype=dtype))
+    mesh = mesh or make_mesh(MeshConfig())
+    with jax.set_mesh(mesh), bar:
+        networks = modules(bundle.release, dtype=dtype, platform=mesh.devices.flat[0].platform)
+        run = _Run(bundle, request, plan, networks)
         finished = [clip for i in range(0, len(clips), size) for clip in run.batch(clips[i : i + size], size, bar)]
     return finished
 

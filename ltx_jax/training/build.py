@@ -78,12 +78,8 @@ class Setting:
 
 
 def networks(release: Release, dtype: str, mesh: Mesh) -> Modules:
-    """The release's networks computing in `dtype`, with the convolutions that suit the mesh's devices."""
-    result = modules(release, dtype=jnp.dtype(dtype))
-    if mesh.devices.flat[0].platform == "cpu":
-        for part in vae.VIDEO_PARTS:
-            result[part] = result[part].clone(conv_impl="taps")
-    return result
+    """The release's networks computing in `dtype`, in the form that suits the mesh's devices."""
+    return modules(release, dtype=jnp.dtype(dtype), platform=mesh.devices.flat[0].platform)
 
 
 def make_initializer(
