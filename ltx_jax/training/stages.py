@@ -170,11 +170,9 @@ class _Weights:
         with jax.set_mesh(setting.mesh):
             shapes, axes = abstract_parts(setting.release, nets, self._parts(name))
         abstract = with_shardings(shapes, param_shardings(axes, shapes, setting.mesh))
-        widths = {
-            "video_vae": setting.release.video_vae.latent_channels,
-            "audio_vae": setting.release.audio_vae.token_width,
-        }
         if name in STATISTICS:
+            release = setting.release
+            width = release.video_vae.latent_channels if name == "video_vae" else release.audio_vae.token_width
             vector = jax.ShapeDtypeStruct((width,), np.float32, sharding=replicated(setting.mesh))
             abstract[STATISTICS[name]] = {"mean": vector, "std": vector}
         return load_weights(folder, abstract)
