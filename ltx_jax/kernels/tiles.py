@@ -5,6 +5,7 @@ candidate (tests/kernels/test_tpu_aot.py compiles them). Replace a row when a me
 """
 
 import dataclasses
+from typing import Any
 
 from ltx_jax.config import require
 
@@ -19,7 +20,8 @@ class Tile:
     queries, keys: rows of q and of k, v that one forward step holds. strip: the keys whose scores are alive at once;
     the next strip's product is issued before the softmax of the present one. backward_queries, backward_keys: the
     first two for the gradients. resident: bytes of VMEM that the query gradient of a whole head may fill (then one
-    kernel makes all gradients; beyond it two do). vmem: the limit in bytes that a kernel asks for.
+    kernel makes all gradients; beyond it two do). vmem: the limit in bytes that a kernel asks for. matrix_sum: sum the
+    probabilities by rows of ones in the matrix product (worth it where the vector unit is the bound).
     """
 
     queries: int = 512
@@ -29,6 +31,7 @@ class Tile:
     backward_keys: int = 512
     resident: int = 32 * MIB
     vmem: int = 64 * MIB
+    matrix_sum: bool = False
 
     def __post_init__(self) -> None:
         for name in ("queries", "keys", "strip", "backward_queries", "backward_keys"):
@@ -37,15 +40,20 @@ class Tile:
 
 
 DEFAULT = Tile()
-_HALF = dataclasses.replace(DEFAULT, resident=16 * MIB, vmem=48 * MIB)
+_SMALL_VMEM: dict[str, Any] = {"resident": 16 * MIB, "vmem": 48 * MIB}
+_V5P = dataclasses.replace(DEFAULT, **_SMALL_VMEM)
+_V6E = dataclasses.replace(DEFAULT, strip=512, matrix_sum=True)
+_TPU7X = dataclasses.replace(_V6E, **_SMALL_VMEM)
 
-# By jax.Device.device_kind. v5e and v6e have 128 MiB of VMEM a core, v5p and TPU7x 64.
+# By jax.Device.device_kind (some kinds have two spellings). v5e and v6e have 128 MiB of VMEM a core, v5p and TPU7x 64.
 TILES = {
     "TPU v5 lite": DEFAULT,
-    "TPU v5": _HALF,
-    "TPU v5p": _HALF,
-    "TPU v6 lite": DEFAULT,
-    "TPU7x": _HALF,
+    "TPU v5e": DEFAULT,
+    "TPU v5": _V5P,
+    "TPU v5p": _V5P,
+    "TPU v6 lite": _V6E,
+    "TPU v6e": _V6E,
+    "TPU7x": _TPU7X,
 }
 
 

@@ -71,7 +71,8 @@ def tpu_attention_with_statistics(
     keep = None if mask.keep is None else mask.keep.astype(jnp.float32)[:, None, :]  # (B, 1, S)
     window = spec.window if spec.causal else None
     call = Call(queries, keys, heads, width, spec.causal, window, mask.length is not None, tile or DEFAULT, interpret)
-    out, lse = _attend(call, flat(q), flat(k), flat(v), lengths, keep, mask.bias)
+    results: Any = _attend(call, flat(q), flat(k), flat(v), lengths, keep, mask.bias)
+    out, lse = results
     return out.reshape(batch, queries, heads, width), lse
 
 

@@ -9,8 +9,8 @@ from ltx_jax.kernels.spec import AttentionSpec, Mask
 from ltx_jax.kernels.tiles import Tile, fit
 from ltx_jax.kernels.tpu import tpu_attention, tpu_attention_with_statistics, unsupported
 
-SMALL = Tile(queries=128, keys=256, strip=128, backward_queries=128, backward_keys=128)
-APART = Tile(queries=128, keys=128, strip=128, backward_queries=128, backward_keys=256, resident=0)
+SMALL = Tile(queries=128, keys=256, strip=128, backward_queries=128, backward_keys=128, matrix_sum=True)
+APART = Tile(queries=128, keys=128, strip=128, backward_queries=128, backward_keys=128, resident=0)
 
 
 def exact(q, k, v, mask, spec):
@@ -74,33 +74,37 @@ def check(shape, mask=Mask(), spec=AttentionSpec(), tile=SMALL, dtype=jnp.float3
         np.testing.assert_allclose(np.asarray(ours, np.float64), theirs, rtol=10 * tolerance, atol=10 * tolerance)
 
 
-@pytest.mark.parametrize("tile", [SMALL, APART], ids=["one kernel", "two kernels"])
-@pytest.mark.parametrize("shape", [(1, 128, 256, 1, 128), (2, 149, 300, 2, 64), (1, 300, 61, 1, 128)])
+both = pytest.mark.parametrize("tile", [SMALL, APART], ids=["one kernel", "two kernels"])
+
+
+@both
+@pytest.mark.parametrize("shape", [(2, 149, 300, 4, 32), (1, 300, 61, 1, 128)])
 def test_ragged_lengths(shape, tile):
     check(shape, tile=tile)
 
 
-@pytest.mark.parametrize("tile", [SMALL, APART], ids=["one kernel", "two kernels"])
-@pytest.mark.parametrize("seed", range(2))
-def test_key_lengths_and_masks(seed, tile):
-    b, _, s, _, _ = shape = (3, 140 + seed, 290 - seed, 2, 64)
-    rng = np.random.default_rng(seed)
+def test_even_lengths():
+    check((1, 128, 256, 1, 128))
+
+
+@both
+def test_key_lengths_and_masks(tile):
+    b, _, s, _, _ = shape = (3, 140, 290, 1, 128)
+    rng = np.random.default_rng(0)
     length = jnp.asarray([rng.integers(1, s), 0, s], jnp.int32)  # the second sample's rows see nothing
-    check(shape, Mask(length=length), tile=tile)
     check(shape, Mask(length=length, keep=jnp.asarray(rng.random((b, s)) < 0.4)), tile=tile)
 
 
-@pytest.mark.parametrize("which", [(1, 1, 1), (2, 1, 1), (1, 2, 150), (2, 2, 150)])
+@pytest.mark.parametrize("which", [(1, 2, 1), (2, 1, 150)])
 def test_bias(which):
     shape = (2, 150, 300, 2, 64)
     rng = np.random.default_rng(1)
     bias = jnp.asarray(rng.normal(size=(*which, shape[2])) * 4, jnp.float32)
-    check(shape, Mask(bias=bias.at[..., 7].set(-jnp.inf), length=jnp.asarray([300, 131])), tile=SMALL)
+    check(shape, Mask(bias=bias.at[..., 7].set(-jnp.inf), length=jnp.asarray([300, 131])))
 
 
-@pytest.mark.parametrize("tile", [SMALL, APART], ids=["one kernel", "two kernels"])
-@pytest.mark.parametrize("window", [None, 100])
-@pytest.mark.parametrize("lengths", [(400, 400), (300, 500), (500, 170)])
+@both
+@pytest.mark.parametrize(("window", "lengths"), [(None, (300, 500)), (100, (500, 170)), (100, (400, 400))])
 def test_causal_and_window(window, lengths, tile):
     check((1, *lengths, 1, 128), spec=AttentionSpec(causal=True, window=window, scale=0.3), tile=tile)
 
@@ -109,15 +113,15 @@ def test_bfloat16():
     check((1, 200, 300, 2, 64), dtype=jnp.bfloat16, tolerance=2e-2)
 
 
-@pytest.mark.parametrize("tile", [SMALL, APART], ids=["one kernel", "two kernels"])
+@both
 def test_padding_may_hold_anything(tile):
-    q, k, v, rng = inputs((2, 130, 200, 2, 64))
+    q, k, v, rng = inputs((2, 130, 200, 1, 128))
     keep = rng.random((2, 200)) < 0.5
     mask = Mask(length=jnp.asarray([150, 0]), keep=jnp.asarray(keep))
     hidden = ~(keep & (np.arange(200) < np.array([150, 0])[:, None]))[:, :, None, None]
     call = lambda q, k, v: jnp.sum(tpu_attention(q, k, v, mask, AttentionSpec(), tile=tile, interpret=True) ** 2)
-    clean = jax.value_and_grad(call, argnums=(0, 1, 2))(q, k, v)
-    dirty = jax.value_and_grad(call, argnums=(0, 1, 2))(q, jnp.where(hidden, jnp.nan, k), jnp.where(hidden, jnp.nan, v))
+    call = jax.jit(jax.value_and_grad(call, argnums=(0, 1, 2)))
+    clean, dirty = call(q, k, v), call(q, jnp.where(hidden, jnp.nan, k), jnp.where(hidden, jnp.nan, v))
     jax.tree.map(np.testing.assert_array_equal, clean, dirty)
     assert all(bool(jnp.all(g[1] == 0)) for g in clean[1])  # the sample without keys
 
@@ -125,22 +129,22 @@ def test_padding_may_hold_anything(tile):
 def test_extreme_logits_stay_finite():
     q, k, v, _ = inputs((1, 130, 140, 1, 128), scale=1e4)
     call = lambda *a: tpu_attention(*a, Mask(), AttentionSpec(), tile=SMALL, interpret=True)
-    out, pull = jax.vjp(call, q, k, v)
+    out, pull = jax.jit(lambda *a: jax.vjp(call, *a))(q, k, v)
     np.testing.assert_allclose(out, exact(q, k, v, Mask(), AttentionSpec())[0], rtol=1e-4)
-    assert all(bool(jnp.all(jnp.isfinite(g))) for g in pull(out))
+    assert all(bool(jnp.all(jnp.isfinite(g))) for g in jax.jit(pull)(out))
 
 
 def test_parts_of_the_keys_merge_to_the_whole():
-    q, k, v, rng = inputs((1, 130, 300, 1, 128))
+    q, k, v, rng = inputs((1, 100, 200, 1, 128))
     weight = jnp.asarray(rng.normal(size=q.shape), jnp.float32)
     call = lambda *a: tpu_attention_with_statistics(*a, Mask(), AttentionSpec(), tile=SMALL, interpret=True)
 
     def merged(q, k, v):
-        parts = [call(q, k[:, a:b], v[:, a:b]) for a, b in ((0, 170), (170, 300))]
+        parts = [call(q, k[:, a:b], v[:, a:b]) for a, b in ((0, 130), (130, 200))]
         shares = jax.nn.softmax(jnp.stack([lse for _, lse in parts]), axis=0)  # (parts, B, N, T)
         return sum(out * share.transpose(0, 2, 1)[..., None] for (out, _), share in zip(parts, shares, strict=True))
 
-    gradient = lambda f: jax.value_and_grad(lambda *a: jnp.sum(f(*a) * weight), argnums=(0, 1, 2))(q, k, v)
+    gradient = lambda f: jax.jit(jax.value_and_grad(lambda *a: jnp.sum(f(*a) * weight), argnums=(0, 1, 2)))(q, k, v)
     close = lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
     jax.tree.map(close, gradient(merged), gradient(lambda *a: call(*a)[0]))
 
