@@ -5,6 +5,7 @@ candidate (tests/kernels/test_tpu_aot.py compiles them). Replace a row when a me
 """
 
 import dataclasses
+import itertools
 from typing import Any
 
 from ltx_jax.config import require
@@ -29,8 +30,8 @@ class Tile:
     strip: int = 256
     backward_queries: int = 512
     backward_keys: int = 512
-    resident: int = 32 * MIB
-    vmem: int = 64 * MIB
+    resident: int = 64 * MIB
+    vmem: int = 96 * MIB
     matrix_sum: bool = False
 
     def __post_init__(self) -> None:
@@ -40,7 +41,7 @@ class Tile:
 
 
 DEFAULT = Tile()
-_SMALL_VMEM: dict[str, Any] = {"resident": 16 * MIB, "vmem": 48 * MIB}
+_SMALL_VMEM: dict[str, Any] = {"resident": 32 * MIB, "vmem": 48 * MIB}
 _V5P = dataclasses.replace(DEFAULT, **_SMALL_VMEM)
 _V6E = dataclasses.replace(DEFAULT, strip=512, matrix_sum=True)
 _TPU7X = dataclasses.replace(_V6E, **_SMALL_VMEM)
@@ -60,6 +61,17 @@ TILES = {
 def tile_for(device_kind: str) -> Tile:
     """The tile for a device kind as JAX spells it; DEFAULT for one that is not in the table."""
     return TILES.get(device_kind, DEFAULT)
+
+
+def candidates(device_kind: str) -> list[Tile]:
+    """What a tuner tries on a device: every forward cut with the default backward one, then the reverse."""
+    base = tile_for(device_kind)
+    forward = itertools.product((256, 512, 1024), (512, 1024, 2048), (256, 512), (False, True))
+    backward = itertools.product((256, 512, 1024), (256, 512, 1024))
+    names = ("queries", "keys", "strip", "matrix_sum")
+    return [dataclasses.replace(base, **dict(zip(names, sizes, strict=True))) for sizes in forward] + [
+        dataclasses.replace(base, backward_queries=queries, backward_keys=keys) for queries, keys in backward
+    ]
 
 
 def fit(length: int, block: int, unit: int = LANES) -> int:

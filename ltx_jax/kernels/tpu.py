@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.pallas import tpu as pltpu
 
 from ltx_jax.kernels.spec import AttentionSpec, Mask
 from ltx_jax.kernels.tiles import DEFAULT, LANES, Tile
@@ -16,6 +17,7 @@ from ltx_jax.kernels.tpu_backward import backward
 from ltx_jax.kernels.tpu_common import LOG2E, Array, Call
 from ltx_jax.kernels.tpu_forward import forward
 
+Interpret = bool | pltpu.InterpretParams
 SUPPORTED = (
     "head widths 32 and 64 (with a number of heads that fills 128 columns) and multiples of 128, in bfloat16 or float32"
 )
@@ -36,21 +38,36 @@ def unsupported(q: Array, k: Array, v: Array) -> str | None:
 
 
 def tpu_attention(
-    q: Array, k: Array, v: Array, mask: Mask, spec: AttentionSpec, *, tile: Tile | None = None, interpret: bool = False
+    q: Array,
+    k: Array,
+    v: Array,
+    mask: Mask,
+    spec: AttentionSpec,
+    *,
+    tile: Tile | None = None,
+    interpret: Interpret = False,
 ) -> Array:
     """softmax(scale q k^T + bias) v. q: (B, T, N, K); k, v: (B, S, N, K). Returns (B, T, N, K) in q's dtype.
 
     Differentiable in q, k, v (not in the bias). Softmax and sums in float32; bfloat16 inputs are multiplied as such,
     float32 ones in full precision. A query whose keys are all hidden (by the mask, or a bias of -1e30 or less) gives
     zeros and passes no gradient; hidden keys and values may hold anything, NaN included. tile: block sizes, see
-    `tiles.tile_for`. interpret: run as plain JAX, for tests.
+    `tiles.tile_for`. interpret: run as plain JAX (True), or in Pallas's model of
+    a TPU (InterpretParams), for tests.
     Raises NotImplementedError for what `unsupported` names.
     """
     return tpu_attention_with_statistics(q, k, v, mask, spec, tile=tile, interpret=interpret)[0]
 
 
 def tpu_attention_with_statistics(
-    q: Array, k: Array, v: Array, mask: Mask, spec: AttentionSpec, *, tile: Tile | None = None, interpret: bool = False
+    q: Array,
+    k: Array,
+    v: Array,
+    mask: Mask,
+    spec: AttentionSpec,
+    *,
+    tile: Tile | None = None,
+    interpret: Interpret = False,
 ) -> tuple[Array, Array]:
     """As `tpu_attention`, and the log-sum-exp of each row's scores, (B, N, T) float32, -1e30 where no key is seen.
 

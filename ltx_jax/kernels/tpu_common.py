@@ -44,7 +44,7 @@ class Call:
     window: int | None
     limited: bool
     tile: Tile
-    interpret: bool
+    interpret: bool | pltpu.InterpretParams
 
     @property
     def pack(self) -> int:

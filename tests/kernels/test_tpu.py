@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.pallas import tpu as pltpu
 
 from ltx_jax.kernels.spec import AttentionSpec, Mask
 from ltx_jax.kernels.tiles import Tile, fit
@@ -59,12 +60,12 @@ def inputs(shape, seed=0, scale=1.0, dtype=jnp.float32):
     return draw(t), draw(s), draw(s), rng
 
 
-def check(shape, mask=Mask(), spec=AttentionSpec(), tile=SMALL, dtype=jnp.float32, tolerance=2e-5):
+def check(shape, mask=Mask(), spec=AttentionSpec(), tile=SMALL, dtype=jnp.float32, tolerance=2e-5, interpret=True):
     """Output, statistics and gradients of one call."""
     q, k, v, rng = inputs(shape, dtype=dtype)
     d_out = jnp.asarray(rng.normal(size=q.shape), dtype)
     d_lse = jnp.asarray(rng.normal(size=(shape[0], shape[3], shape[1])), jnp.float32)
-    call = lambda q, k, v: tpu_attention_with_statistics(q, k, v, mask, spec, tile=tile, interpret=True)
+    call = lambda q, k, v: tpu_attention_with_statistics(q, k, v, mask, spec, tile=tile, interpret=interpret)
     (out, lse), pull = jax.jit(lambda *a: jax.vjp(call, *a))(q, k, v)
     expected = exact(q, k, v, mask, spec)
     np.testing.assert_allclose(np.asarray(out, np.float64), expected[0], rtol=tolerance, atol=tolerance)
@@ -107,6 +108,13 @@ def test_bias(which):
 @pytest.mark.parametrize(("window", "lengths"), [(None, (300, 500)), (100, (500, 170)), (100, (400, 400))])
 def test_causal_and_window(window, lengths, tile):
     check((1, *lengths, 1, 128), spec=AttentionSpec(causal=True, window=window, scale=0.3), tile=tile)
+
+
+@both
+def test_in_the_model_of_a_tpu(tile):
+    """Pallas's simulation of memories and transfers: blocks are written back as on the device, fresh memory is NaN."""
+    interpret = pltpu.InterpretParams(uninitialized_memory="nan")
+    check((2, 300, 290, 1, 128), Mask(length=jnp.asarray([131, 0])), tile=tile, interpret=interpret)
 
 
 def test_bfloat16():

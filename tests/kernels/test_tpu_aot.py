@@ -16,8 +16,8 @@ CHIPS = ["v5e:2x2", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1"]
 # name: (heads, head width, T, S, dtype, masks, causal)
 VARIANTS = {
     "video": (1, 128, 16411, 16411, jnp.bfloat16, "", False),
-    "resident": (1, 128, 65536, 512, jnp.bfloat16, "", False),  # the longest query gradient that one kernel holds
-    "long": (1, 128, 80000, 1024, jnp.bfloat16, "", False),  # two backward kernels
+    "resident": (1, 128, 131072, 512, jnp.bfloat16, "", False),  # the longest query gradient that one v6e kernel holds
+    "long": (1, 128, 140000, 1024, jnp.bfloat16, "", False),  # two backward kernels
     "audio": (2, 64, 126, 1411, jnp.bfloat16, "length", False),
     "text": (1, 128, 700, 256, jnp.bfloat16, "length keep", False),
     "bias": (2, 64, 700, 126, jnp.bfloat16, "bias", False),
