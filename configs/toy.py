@@ -11,4 +11,7 @@ from ltx_jax.experiment import experiment_config
 
 def get_config():
     """The toy release on the toy world."""
-    return experiment_config("toy")
+    config = experiment_config("toy")
+    config.training.video_vae.update(steps=1200, batch_size=8, window=9, kl_weight=3e-5, sample_every=400)
+    config.training.video_vae.optimizer.learning_rate = 1.5e-3
+    return config
