@@ -33,6 +33,11 @@ def test_config_comes_first_and_its_keys_keep_their_spelling():
     assert normalise(["t", "--config.a.b-c=1", "--config=x.py"]) == ["t", "--config=x.py", "--config.a.b-c=1"]
 
 
+def test_config_values_may_stand_apart():
+    argv = ["t", "--config.mesh.fsdp", "2", "--config", "x.py", "--seed=1"]
+    assert normalise(argv) == ["t", "--config=x.py", "--config.mesh.fsdp=2", "--seed=1"]
+
+
 @pytest.mark.parametrize("script", ["train.py", "sample.py"])
 def test_help_helps(script):
     result = run(script, "--help")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ltx_jax.config import require
 from ltx_jax.errors import UserError
+from ltx_jax.media.images import read_image
 from ltx_jax.releases import Release
 
 VIDEO_ENDINGS = (".mp4", ".mov", ".mkv")
@@ -16,7 +17,7 @@ class Request:
 
     prompts: one clip each, times num_samples. width, height: pixels. num_frames: pixel frames, 1 + k * time factor.
     fps: frames per second. steps: Euler steps. cfg, audio_cfg: guidance scales on the video and the audio (1: off).
-    image: picture held as the first frame.
+    image: picture held as the first frame, with image_strength (1: fixed, 0: ignored).
     """
 
     prompts: tuple[str, ...]
@@ -33,6 +34,7 @@ class Request:
     rescale: float | None = None
     schedule_tokens: int | None = None
     image: str | None = None
+    image_strength: float = 1.0
 
     def __post_init__(self):
         require(bool(self.prompts), 'There is no prompt; give --prompt="...".')
@@ -40,6 +42,7 @@ class Request:
         require(self.num_samples >= 1, f"num_samples is {self.num_samples}, but must be at least 1.")
         require(self.steps is None or self.steps >= 1, f"steps is {self.steps}, but must be at least 1.")
         require(self.fps is None or self.fps > 0, f"fps is {self.fps}, but must be above 0.")
+        require(0 <= self.image_strength <= 1, f"The image strength is {self.image_strength}, but must lie in 0..1.")
         for name in ("cfg", "audio_cfg"):
             value = getattr(self, name)
             require(value is None or value >= 0, f"{name} is {value}, but must not be negative.")
@@ -52,8 +55,9 @@ class Request:
             filled["audio_cfg"] = self.cfg  # one scale given: both streams follow it
         request = dataclasses.replace(self, **filled)
         _check_size(request, release)
-        if request.image is not None and not Path(request.image).is_file():
-            raise UserError(f"There is no image '{request.image}'.")
+        if request.image is not None:  # read here, so that a bad picture is refused before anything is compiled
+            assert request.height and request.width
+            read_image(request.image, request.height, request.width)
         return request
 
     @property

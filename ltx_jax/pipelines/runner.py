@@ -141,7 +141,7 @@ class _Run:
         pixels = read_image(self.request.image, self.shape.height, self.shape.width)  # uint8 (h, w, 3)
         pixels = jnp.asarray(pixels, jnp.float32)[None, None] / 127.5 - 1
         first = self.encode_video(self.params("video_encoder", "video_statistics"), pixels)  # (1, H*W, C)
-        return LatentAtIndex(jnp.repeat(first, size, axis=0)).apply(state)
+        return LatentAtIndex(jnp.repeat(first, size, axis=0), strength=self.request.image_strength).apply(state)
 
     def _noised(self, name: str, numbers: list[int], state: LatentState) -> LatentState:
         keys = jnp.stack([named_key(self.request.seed, f"sampling.{name}", n) for n in numbers])  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The compiled stages of a generation after the encoders: sampling and decoding, pure functions of parameters and arrays.
+"""The compiled stages of a generation after the encoders: sampling and decoding, pure functions of arrays.
 
 Letters: B clips, S text tokens, E width of a text context, T video tokens, A audio tokens, C channels.
 """

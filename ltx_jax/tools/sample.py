@@ -7,11 +7,13 @@ With no --checkpoint the toy weights that ship with the package are used.
 
 import dataclasses
 import json
+import os
 import sys
 
 from absl import flags
 
 from ltx_jax import cli
+from ltx_jax.errors import UserError
 from ltx_jax.experiment import Experiment, check_same_model
 from ltx_jax.media.images import contact_sheet
 from ltx_jax.parallel.mesh import make_mesh
@@ -37,7 +39,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("height", None, "Height in pixels.")
     flags.DEFINE_integer("num_frames", None, "Frames of the clip: 1 + k times the VAE's time factor.")
     flags.DEFINE_float("fps", None, "Frames per second (also --frame-rate).")
-    flags.DEFINE_string("image", None, "Picture to start from (held as the first frame).")
+    flags.DEFINE_string("image", None, "Picture to start from, held as the first frame: PATH [0 [STRENGTH]].")
     flags.DEFINE_string("checkpoint", None, "Folder or .safetensors file of weights (default: the shipped toy).")
     flags.DEFINE_string("text_encoder", None, "Folder of the text encoder, where the checkpoint does not hold it.")
     flags.DEFINE_string("contact_sheet", None, "Also write the clips' frames as one PNG here.")
@@ -62,10 +64,11 @@ def _sample() -> None:
         "steps",
         "cfg",
         "audio_cfg",
-        "image",
     )
     prompts = tuple(FLAGS.prompt) or read_prompts(FLAGS.prompts_file)
-    request = Request(prompts, **{name: FLAGS[name].value for name in fields})
+    image, strength = _image(FLAGS.image)
+    settings = {name: FLAGS[name].value for name in fields}
+    request = Request(prompts, image=image, image_strength=strength, **settings)
     experiment = Experiment.from_config(FLAGS.config)
     model = open_model(FLAGS.checkpoint, FLAGS.text_encoder)
     if cli.given("config"):
@@ -81,6 +84,20 @@ def _sample() -> None:
     if FLAGS.contact_sheet:
         contact_sheet([clip.video for clip in clips], FLAGS.contact_sheet)
         print(FLAGS.contact_sheet)
+
+
+def _image(value: str | None) -> tuple[str | None, float]:
+    """Path and strength of `--image PATH [FRAME [STRENGTH]]`, whose values arrive joined by commas."""
+    if value is None:
+        return None, 1.0
+    path, *numbers = value.split(",") if not os.path.exists(value) else [value]
+    try:
+        frame, strength = (*(float(n) for n in numbers[:2]), *(0.0, 1.0)[len(numbers[:2]) :])
+    except ValueError:
+        raise UserError(f"--image takes a path, a frame index and a strength, not '{value}'.") from None
+    if frame != 0:
+        raise UserError(f"--image at frame {frame:g}: pictures can only be held as frame 0 so far.")
+    return path, strength
 
 
 if __name__ == "__main__":
