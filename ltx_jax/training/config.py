@@ -80,7 +80,8 @@ class AudioVAEStage(StageConfig):
     """The audio encoder and decoder on log-mel, and the vocoder on true log-mel.
 
     kl_weight: beside the L1 on log-mel. stft_weight, mel_weight, waveform_weight: of the vocoder's losses.
-    segment: mel frames of the random crop that the vocoder learns from. statistics_batches: as for video.
+    window: mel frames of the random window of each batch that the autoencoder is trained on (1 + 4 k), None for whole
+    clips. segment: mel frames of the random crops that the vocoder learns from. statistics_batches: as for video.
     """
 
     steps: int = 3000
@@ -89,6 +90,7 @@ class AudioVAEStage(StageConfig):
     stft_weight: float = 1.0
     mel_weight: float = 1.0
     waveform_weight: float = 1.0
+    window: int | None = None
     segment: int = 48
     statistics_batches: int = 32
 

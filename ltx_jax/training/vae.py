@@ -88,7 +88,8 @@ class AudioVAEObjective:
         """The weighted loss, () float32, and its terms."""
         del frozen
         waveform, weight = batch["audio"], sample_weights(batch["has_audio"])
-        mel = log_mel(waveform, self.audio)
+        whole = log_mel(waveform, self.audio)
+        mel = self._window(whole, step)
         mean, log_variance = self.networks["audio_encoder"].apply({"params": params["audio_encoder"]}, mel)
         latents = reparameterize(mean, log_variance, sample_keys(self.seed, "audio_vae", step, mel.shape[0]))
         output = self.networks["audio_decoder"].apply({"params": params["audio_decoder"]}, latents)
@@ -96,7 +97,7 @@ class AudioVAEObjective:
         terms = {
             "mel": per_sample(jnp.abs(output[:, :frames] - mel[:, :frames])),  # type: ignore[index]
             "kl": per_sample(kl_divergence(mean, log_variance)),
-        } | self._vocoder_terms(params, waveform, mel, step)
+        } | self._vocoder_terms(params, waveform, whole, step)
         means = {name: jnp.sum(weight * jnp.where(weight > 0, term, 0)) for name, term in terms.items()}
         c = self.config
         weights = {
@@ -109,6 +110,13 @@ class AudioVAEObjective:
     def audio(self) -> Any:
         """The configuration of the mel front end."""
         return self.networks["audio_encoder"].config  # type: ignore[attr-defined]
+
+    def _window(self, mel: Array, step: Array) -> Array:
+        """The mel frames to train the autoencoder on, (B, window, bins, 2): one start for the whole batch."""
+        size = mel.shape[1] if self.config.window is None else self.config.window
+        key = named_key(self.seed, "audio_vae.window", step)
+        start = jax.random.randint(key, (), 0, mel.shape[1] - size + 1)
+        return jax.lax.dynamic_slice_in_dim(mel, start, size, axis=1)
 
     def _vocoder_terms(self, params: Any, waveform: Array, mel: Array, step: Array) -> dict[str, Array]:
         """Terms per sample, each (B,)."""
@@ -129,7 +137,7 @@ class AudioVAEObjective:
 
 
 def check_audio_stage(release: Release, config: AudioVAEStage, samples: int) -> None:
-    """Raise UserError unless the vocoder can learn from clips of `samples` samples."""
+    """Raise UserError unless autoencoder and vocoder can learn from clips of `samples` samples."""
     audio, vocoder = release.audio_vae, release.vocoder
     require(
         vocoder.sampling_rate == audio.sampling_rate,
@@ -141,6 +149,11 @@ def check_audio_stage(release: Release, config: AudioVAEStage, samples: int) -> 
         config.segment <= available,
         f"The vocoder's segment of {config.segment} mel frames is longer than the clips ({available}); "
         "lower training.audio_vae.segment or use longer clips.",
+    )
+    window = 1 if config.window is None else config.window
+    require(
+        1 <= window <= available + 1 and window % 4 == 1,
+        f"training.audio_vae.window is {window}, but must be 1 + k x 4 and at most {available + 1} mel frames.",
     )
 
 
