@@ -27,9 +27,20 @@ def layer_norm(x: Array, eps: float = 1e-6) -> Array:
     return y.astype(x.dtype)
 
 
-def gelu(x: Array) -> Array:
-    """The tanh approximation of GELU, which is what this family always means."""
+def _gelu(x: Array) -> Array:
     return jax.nn.gelu(x, approximate=True)
+
+
+@jax.custom_vjp
+def gelu(x: Array) -> Array:
+    """The tanh approximation of GELU, which is what this family always means.
+
+    The backward pass keeps x alone and computes the rest again: five arrays of the MLP's size less per layer.
+    """
+    return _gelu(x)
+
+
+gelu.defvjp(lambda x: (_gelu(x), x), lambda x, gradient: jax.vjp(_gelu, x)[1](gradient))
 
 
 def partitioned(init: Callable, *axes: str | None) -> Callable:

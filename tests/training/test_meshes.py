@@ -16,8 +16,10 @@ from ltx_jax.training.config import DiTStage
 from ltx_jax.training.dit import abstract_batch, dit_tables, make_dit_objective, make_dit_program, trainable_parts
 from ltx_jax.training.parts import abstract_parts, initial_parts
 
-SHAPE = VideoShape(5, 24, 40, 8.0)  # latents (3, 3, 5): 45 tokens, which context 2 does not divide; 16 audio tokens
-ODD = VideoShape(7, 24, 40, 8.0)  # (4, 3, 5): 60 tokens; 22 audio tokens
+SHAPE = VideoShape(
+    5, 24, 40, 8.2
+)  # latents (3, 3, 5): 45 video tokens, which context 2 does not divide; 15 audio tokens
+UNOPTIMISED = {"xla_backend_optimization_level": 0}  # compiles in half the time
 CONFIG = DiTStage(batch_size=8, first_frame_probability=0.5, caption_dropout=0.3)
 
 
@@ -37,7 +39,7 @@ def host_batch(release, objective, rng):
 
 
 @functools.cache
-def loss_and_gradients(sizes, shape):
+def loss_and_gradients(sizes, shape=SHAPE):
     release = tiny_release()
     mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: int(np.prod(sizes))])
     objective = make_dit_objective(release, CONFIG, shape, mesh, seed=3)
@@ -58,17 +60,15 @@ def loss_and_gradients(sizes, shape):
         frozen = {"params": {}, "tables": dit_tables(release, objective, shape.fps), "empty": empty}
         frozen, batch = place(frozen, program.abstract_args[1]), place(batch, program.abstract_args[2])
         step = jax.jit(jax.value_and_grad(objective, has_aux=True))
-        (loss, _), gradients = step(params, frozen, batch, jnp.int32(5))
+        arguments = (params, frozen, batch, jnp.int32(5))
+        (loss, _), gradients = step.lower(*arguments).compile(UNOPTIMISED)(*arguments)
     return float(loss), jax.device_get(gradients)
 
 
-@pytest.mark.parametrize("shape", [SHAPE, ODD], ids=["odd", "even"])
 @pytest.mark.parametrize("sizes", [(8, 1, 1, 1), (1, 8, 1, 1), (2, 2, 2, 1), (1, 2, 2, 2)], ids=str)
-def test_every_mesh_gives_the_gradients_of_one_device(sizes, shape):
-    if shape is ODD and sizes[2] == 1:
-        pytest.skip("covered by the other shape")
-    loss, gradients = loss_and_gradients(sizes, shape)
-    expected_loss, expected = loss_and_gradients((1, 1, 1, 1), shape)
+def test_every_mesh_gives_the_gradients_of_one_device(sizes):
+    loss, gradients = loss_and_gradients(sizes)
+    expected_loss, expected = loss_and_gradients((1, 1, 1, 1))
     assert abs(loss - expected_loss) <= 1e-5 * abs(expected_loss)
     for path, wanted in jax.tree_util.tree_leaves_with_path(expected):
         got = functools.reduce(lambda tree, key: tree[key.key], path, gradients)
