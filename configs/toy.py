@@ -12,6 +12,10 @@ from ltx_jax.experiment import experiment_config
 def get_config():
     """The toy release on the toy world."""
     config = experiment_config("toy")
-    config.training.video_vae.update(steps=1200, batch_size=8, window=9, kl_weight=3e-5, sample_every=400)
-    config.training.video_vae.optimizer.learning_rate = 1.5e-3
+    training = config.training
+    training.video_vae.update(steps=2000, batch_size=8, window=9, kl_weight=1e-3, sample_every=500)
+    training.video_vae.optimizer.learning_rate = 5e-4
+    training.audio_vae.optimizer.learning_rate = 7e-4
+    training.audio_vae.update(steps=700, batch_size=8, window=97, sample_every=350)
+    training.dit.update(steps=1500, batch_size=32, clips=4096, sample_every=500)
     return config

@@ -143,7 +143,9 @@ def _unknown_key(arguments: list[str], text: str) -> str:
 
 def _sentence(text: str) -> str:
     if "Error whilst parsing config file" in text:  # a traceback follows; its last line says what is wrong
-        return "The config file fails: " + text.strip().splitlines()[-1].strip().removeprefix("ltx_jax.errors.UserError: ")
+        return "The config file fails: " + text.strip().splitlines()[-1].strip().removeprefix(
+            "ltx_jax.errors.UserError: "
+        )
     first = next((line.strip().strip('"') for line in text.splitlines() if line.strip()), "unreadable arguments")
     return first if first.endswith((".", "?")) else first + "."
 

@@ -9,14 +9,13 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ltx_jax.models.audio_vae.config import AudioVAEConfig, VocoderConfig
-from ltx_jax.models.dit.config import DiTConfig
-from ltx_jax.models.text.connectors_config import TextConnectorsConfig
-from ltx_jax.models.text.config import Gemma3Config
-from ltx_jax.models.video_vae.config import VideoVAEConfig
-
 from ltx_jax.config import require
 from ltx_jax.errors import UserError
+from ltx_jax.models.audio_vae.config import AudioVAEConfig, VocoderConfig
+from ltx_jax.models.dit.config import DiTConfig
+from ltx_jax.models.text.config import Gemma3Config
+from ltx_jax.models.text.connectors_config import TextConnectorsConfig
+from ltx_jax.models.video_vae.config import VideoVAEConfig
 
 # The phrases of the published default negative prompt (spec sampling.md 11).
 NEGATIVE_PROMPT = (
@@ -160,9 +159,9 @@ _VIDEO_VAE_2_3 = {
 }  # fmt: skip
 _VIDEO_VAE_TOY = {
     **_VIDEO_VAE,
-    "latent_channels": 32, "decoder_base_channels": 48, "spatial_padding_mode": "zeros",
-    "encoder_blocks": [_res(1), _by("compress_all_res"), _res(2), _by("compress_all_res"), _res(1)],
-    "decoder_blocks": [_res(1), _by("compress_all", 1), _res(2), _by("compress_all"), _res(1)],
+    "latent_channels": 32, "decoder_base_channels": 64, "spatial_padding_mode": "zeros",
+    "encoder_blocks": [_res(1), _by("compress_all_res"), _res(1), _by("compress_time_res", 1), _res(1)],
+    "decoder_blocks": [_res(1), _by("compress_all", 1), _res(1), _by("compress_time", 1), _res(1)],
 }  # fmt: skip
 
 
@@ -226,10 +225,10 @@ _GEMMA3_TOY = {
 }  # fmt: skip
 _TRANSFORMER_TOY = {
     **_TRANSFORMER_2_5,
-    "num_layers": 6, "num_attention_heads": 4, "attention_head_dim": 48, "cross_attention_dim": 192,
+    "num_layers": 5, "num_attention_heads": 4, "attention_head_dim": 48, "cross_attention_dim": 192,
     "audio_num_attention_heads": 4, "audio_attention_head_dim": 24, "audio_cross_attention_dim": 96,
     "in_channels": 32, "out_channels": 32, "audio_in_channels": 32, "audio_out_channels": 32, "caption_channels": 128,
-    "positional_embedding_theta": 100.0, "positional_embedding_max_pos": [4, 64, 64],
+    "positional_embedding_theta": 100.0, "positional_embedding_max_pos": [4, 32, 32],
     "audio_positional_embedding_max_pos": [4],
     "connector_num_layers": 1, "connector_num_attention_heads": 4, "connector_attention_head_dim": 48,
     "audio_connector_num_attention_heads": 4, "audio_connector_attention_head_dim": 24,
@@ -261,7 +260,7 @@ RELEASES: dict[str, Callable[[], Release]] = {
         "toy", "2.5.0", _TRANSFORMER_TOY, _VIDEO_VAE_TOY, _VOCODER_TOY, _GEMMA3_TOY, _audio_vae(32, 2, 1, (1, 2, 2)),
         text_length=48,
         sampling=SamplingDefaults(
-            width=64, height=64, num_frames=17, fps=8.0, steps=20, cfg=3.0, audio_cfg=3.0, rescale=0.0,
+            width=32, height=32, num_frames=17, fps=8.0, steps=20, cfg=3.0, audio_cfg=3.0, rescale=0.0,
             schedule_tokens=80, negative_prompt="",
         ),
     ),

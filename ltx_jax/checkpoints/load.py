@@ -7,12 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ltx_jax.models.audio_vae.config import AudioVAEConfig, VocoderConfig
-from ltx_jax.models.dit.config import DiTConfig
-from ltx_jax.models.text.connectors_config import TextConnectorsConfig
-from ltx_jax.models.text.config import Gemma3Config
-from ltx_jax.models.text.tokenizer import Tokenizer
-from ltx_jax.models.video_vae.config import VideoVAEConfig
 
 from ltx_jax.bundle import Bundle, LazyParts
 from ltx_jax.checkpoints.parts import PartNames, part_names
@@ -20,6 +14,12 @@ from ltx_jax.checkpoints.safetensors import SafetensorsFile
 from ltx_jax.checkpoints.save import MODEL_FILE, TEXT_FOLDER
 from ltx_jax.config import from_mapping
 from ltx_jax.errors import UserError
+from ltx_jax.models.audio_vae.config import AudioVAEConfig, VocoderConfig
+from ltx_jax.models.dit.config import DiTConfig
+from ltx_jax.models.text.config import Gemma3Config
+from ltx_jax.models.text.connectors_config import TextConnectorsConfig
+from ltx_jax.models.text.tokenizer import Tokenizer
+from ltx_jax.models.video_vae.config import VideoVAEConfig
 from ltx_jax.releases import Release, SamplingDefaults
 
 CONFIG_KEYS = ("transformer", "vae", "audio_vae", "vocoder")

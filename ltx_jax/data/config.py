@@ -18,8 +18,8 @@ class DataConfig:
 
     path: str | None = None
     frames: int = 17
-    height: int = 64
-    width: int = 64
+    height: int = 32
+    width: int = 32
     fps: float = 8.0
     sample_rate: int = 16000
     workers: int = 0

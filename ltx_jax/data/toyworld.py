@@ -17,7 +17,7 @@ COLORS: dict[str, tuple[int, int, int]] = {
     "cyan": (45, 210, 220), "magenta": (225, 50, 205), "orange": (245, 135, 25), "white": (245, 245, 245),
 }  # fmt: skip
 SHAPES: dict[str, float] = {"circle": 440.0, "square": 330.0, "triangle": 587.0, "diamond": 784.0}  # pitch in Hz
-SIZES: dict[str, float] = {"small": 0.11, "": 0.155, "big": 0.20}  # radius as a share of the picture
+SIZES: dict[str, float] = {"small": 0.14, "": 0.19, "big": 0.25}  # radius as a share of the picture
 BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "black": (12, 12, 14), "gray": (72, 72, 76), "navy": (16, 22, 58), "brown": (62, 42, 28), "teal": (14, 56, 54),
 }  # fmt: skip
@@ -29,7 +29,7 @@ WALLS = ("left", "right", "top", "bottom")
 class ToyWorldConfig:
     """size: pixels of a side. frames at fps (frames per second). sample_rate in Hz."""
 
-    size: int = 64
+    size: int = 32
     frames: int = 17
     fps: float = 8.0
     sample_rate: int = 16000

@@ -56,7 +56,8 @@ def _check_weights(config: StageConfig, *names: str) -> None:
 class VideoVAEStage(StageConfig):
     """The video encoder and decoder.
 
-    gradient_weight, kl_weight: of the multi-scale gradient L1 and of the KL divergence beside the L1 on pixels.
+    square_weight, gradient_weight, kl_weight: of the squared error, the multi-scale gradient L1 and the KL divergence
+    beside the L1 on pixels. (L1 alone prefers a picture without its small things for a long time: its median.)
     window: frames of the random window of each batch that is trained on (1 + k times the time factor), None for whole
     clips; the networks are causal convolutions, so that short windows teach long clips at a fraction of the cost.
     statistics_batches: batches over which the latents' mean and standard deviation are measured at the end.
@@ -64,6 +65,7 @@ class VideoVAEStage(StageConfig):
 
     steps: int = 3000
     optimizer: OptimizerConfig = _adamw(1e-3)
+    square_weight: float = 2.0
     gradient_weight: float = 1.0
     kl_weight: float = 1e-5
     window: int | None = None
@@ -71,7 +73,7 @@ class VideoVAEStage(StageConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        _check_weights(self, "gradient_weight", "kl_weight")
+        _check_weights(self, "square_weight", "gradient_weight", "kl_weight")
         require(self.statistics_batches >= 1, f"statistics_batches must be at least 1, not {self.statistics_batches}.")
 
 

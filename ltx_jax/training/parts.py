@@ -14,6 +14,9 @@ from ltx_jax.random import named_key
 from ltx_jax.releases import Release
 from ltx_jax.streams import Context, Stream
 
+# Autoencoders begin with latents of little noise: at variance one, noise hides what they have yet to learn.
+FIRST_LOG_VARIANCE = -6.0
+
 
 def abstract_parts(release: Release, modules: Modules, parts: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Shapes (ShapeDtypeStructs) and logical axes of the parameters of `parts`, by part. A mesh must be set."""
@@ -24,7 +27,12 @@ def abstract_parts(release: Release, modules: Modules, parts: Sequence[str]) -> 
 def initial_parts(release: Release, modules: Modules, parts: Sequence[str], seed: int) -> dict[str, Any]:
     """Random parameters of `parts`, by part; to be traced by `jit`. A part's values depend on (seed, part) alone."""
     keys = {p: named_key(seed, f"init.{p}") for p in parts}
-    return {p: init_params(modules[p], keys[p], *_example(release, modules[p], p)) for p in parts}
+    params = {p: init_params(modules[p], keys[p], *_example(release, modules[p], p)) for p in parts}
+    channels = {"video_encoder": release.video_vae.latent_channels, "audio_encoder": release.audio_vae.z_channels}
+    for part in set(params) & set(channels):
+        bias = params[part]["conv_out"]["bias"]  # means first, then log-variances
+        params[part]["conv_out"]["bias"] = bias.at[channels[part] :].set(FIRST_LOG_VARIANCE)
+    return params
 
 
 def _example(release: Release, module: nn.Module, part: str) -> tuple[Any, ...]:

@@ -50,10 +50,11 @@ class VideoVAEObjective:
         output = output.astype(jnp.float32)  # type: ignore[union-attr]
         l1, gradient = jnp.mean(jnp.abs(output - video)), gradient_loss(output, video)
         kl = jnp.mean(kl_divergence(mean, log_variance))
-        loss = l1 + self.config.gradient_weight * gradient + self.config.kl_weight * kl
+        c, square = self.config, jnp.mean(jnp.square(output - video))
+        loss = l1 + c.square_weight * square + c.gradient_weight * gradient + c.kl_weight * kl
         error = jnp.mean(jnp.square(jnp.clip(output, -1, 1) - video))  # of a range of 2
         psnr = 10 * jnp.log10(4 / jnp.maximum(error, 1e-10))
-        return loss, {"l1": l1, "gradient": gradient, "kl": kl, "psnr": psnr}
+        return loss, {"l1": l1, "square": square, "gradient": gradient, "kl": kl, "psnr": psnr}
 
     def _window(self, video: Array, step: Array) -> Array:
         """The frames to train on, (B, window, h, w, 3): one start for the whole batch."""
