@@ -46,7 +46,7 @@ def test_help_helps(script):
 
 
 SAMPLE = [
-    (["--prompt=x", "--width=50"], "multiple of 16"),
+    (["--prompt=x", "--width=50"], "multiple of 8"),
     (["--prompt=x", "--num_frames=16"], "1 + k x 4"),
     (["--prompt=x", "--steps=0"], "at least 1"),
     (["--prompt=x", "--output=out.txt"], "no video"),
@@ -87,7 +87,7 @@ TRAIN = [
     (["--config.data.path=nowhere"], "nowhere"),
     (["--config.data.path=."], "readable"),
     (["--workdir=/proc/none/x"], "/proc/none/x"),
-    (["--config.data.width=50"], "16"),
+    (["--config.data.width=50"], "multiple of 8"),
     (["--config.data.frames=16"], "1 + k x 4"),
     (["--config.trainin.seed=3"], "Unknown config key"),
     (["--config.mesh.tensor=3"], "does not divide"),

@@ -42,6 +42,11 @@ def read_case(path: str | os.PathLike[str]) -> Case:
     if not groups["outputs"]:
         raise UserError(f"'{path}' records no output, so there is nothing to check.")
     return Case(
-        kind=str(meta["kind"]), config=meta.get("config") or {}, rtol=float(meta.get("rtol", 0)), atol=float(meta.get("atol", 0)),
-        prefix=meta.get("prefix") or "", notes=meta.get("notes") or "", **groups,
-    )  # fmt: skip
+        kind=str(meta["kind"]),
+        config=meta.get("config") or {},
+        rtol=float(meta.get("rtol", 0)),
+        atol=float(meta.get("atol", 0)),
+        prefix=meta.get("prefix") or "",
+        notes=meta.get("notes") or "",
+        **groups,
+    )

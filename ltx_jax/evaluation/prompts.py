@@ -12,7 +12,7 @@ from ltx_jax.media.images import contact_sheet
 from ltx_jax.pipelines.request import Request
 from ltx_jax.pipelines.runner import generate
 
-MOVING = 4.0  # pixels of path from which a clip counts as moving
+MOVING = 0.1  # path, in widths, from which a clip counts as moving
 TONAL = 0.5  # tonality from which a sound counts as no noise
 
 

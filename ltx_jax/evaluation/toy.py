@@ -5,6 +5,7 @@ in tests/evaluation, and then applied to generated ones.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 
 import numpy as np
@@ -16,9 +17,11 @@ FOREGROUND = 60.0  # RGB distance from the background from which a pixel counts 
 
 @dataclasses.dataclass(frozen=True)
 class Observation:
-    """color: nearest named colour of the foreground, None where there is none. share: part of the pixels that are
-    foreground. path: how far the foreground's centre travels, in pixels. tonality: 0 (noise) to 1 (pure tones).
-    loudness: root mean square of the sound.
+    """What a clip shows.
+
+    color: nearest named colour of the foreground, None where there is none. share: part of the pixels that are
+    foreground. path: how far the foreground's centre travels, in widths of the picture. tonality: 0 (noise) to 1
+    (pure tones). loudness: root mean square of the sound.
     """
 
     color: str | None
@@ -52,9 +55,9 @@ def foreground_color(
 
 
 def centre_path(mask: np.ndarray) -> float:
-    """Length of the path of the foreground's centre over the frames, in pixels; frames without any are passed over."""
+    """Length of the path of the foreground's centre over the frames, in widths; frames without any are passed over."""
     centres = [np.argwhere(frame).mean(axis=0) for frame in mask if frame.any()]
-    return float(sum(np.linalg.norm(b - a) for a, b in zip(centres, centres[1:], strict=False)))
+    return float(sum(np.linalg.norm(b - a) for a, b in itertools.pairwise(centres))) / mask.shape[2]
 
 
 def tonality(audio: np.ndarray, window: int = 1024) -> float:

@@ -58,7 +58,7 @@ def cover(frame: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.asarray(picture)[top : top + height, left : left + width]
 
 
-def contact_sheet(clips: Sequence[np.ndarray], path: str | os.PathLike[str], frames: int = 9, scale: int = 2) -> Path:
+def contact_sheet(clips: Sequence[np.ndarray], path: str | os.PathLike[str], frames: int = 9, scale: int = 4) -> Path:
     """Write one PNG with a row per clip (uint8 (F, h, w, 3)): `frames` of its frames, evenly spread, enlarged."""
     if not clips:
         raise UserError("There is no clip to show on a contact sheet.")

@@ -12,7 +12,7 @@ def test_a_clip_is_a_function_of_seed_and_number():
     np.testing.assert_array_equal(first.video, again.video)
     np.testing.assert_array_equal(first.audio, again.audio)
     assert first.caption == again.caption and not np.array_equal(first.video, other.video)
-    assert first.video.shape == (17, 64, 64, 3) and first.audio.shape == (2, 34000)
+    assert first.video.shape == (17, 32, 32, 3) and first.audio.shape == (2, 34000)
 
 
 @pytest.mark.parametrize("number", range(6))
@@ -25,7 +25,7 @@ def test_what_is_told_is_what_is_seen(number):
         radius = SIZES[size]
         assert (place > radius - 0.03).all() and (place < 1 - radius + 0.03).all()
     last = len(clip.truth.colors) - 1  # drawn on top
-    x, y = (clip.truth.positions[last, 0] * 64).astype(int)
+    x, y = (clip.truth.positions[last, 0] * 32).astype(int)
     np.testing.assert_array_equal(clip.video[0, y, x], COLORS[clip.truth.colors[last]])
 
 

@@ -9,7 +9,7 @@ from ltx_jax.releases import release
 
 def test_defaults_come_from_the_release():
     request = Request(("a red circle",)).resolve(release("toy"))
-    assert (request.width, request.height, request.num_frames, request.fps) == (64, 64, 17, 8.0)
+    assert (request.width, request.height, request.num_frames, request.fps) == (32, 32, 17, 8.0)
     full = Request(("x",)).resolve(release("ltx2_19b"))
     assert (full.width, full.num_frames, full.steps, full.seed) == (768, 121, 40, 10)
 
@@ -27,8 +27,8 @@ def test_every_clip_has_its_own_number():
     ("settings", "words"),
     [
         ({"prompts": ()}, "no prompt"), ({"prompts": (" ",)}, "empty"), ({"steps": 0}, "steps"),
-        ({"num_samples": 0}, "num_samples"), ({"fps": 0.0}, "fps"), ({"width": 65}, "multiple of 16"),
-        ({"height": -16}, "multiple of 16"), ({"num_frames": 16}, "1 + k x 4"), ({"cfg": -1.0}, "cfg"),
+        ({"num_samples": 0}, "num_samples"), ({"fps": 0.0}, "fps"), ({"width": 33}, "multiple of 8"),
+        ({"height": -16}, "multiple of 8"), ({"num_frames": 16}, "1 + k x 4"), ({"cfg": -1.0}, "cfg"),
         ({"image": "none.png"}, "no image"),
     ],
 )  # fmt: skip

@@ -25,7 +25,7 @@ def clips(model):
 
 def test_clips_have_the_release_sizes(clips):
     for clip in clips:
-        assert clip.video.shape == (17, 64, 64, 3) and clip.video.dtype == np.uint8
+        assert clip.video.shape == (17, 32, 32, 3) and clip.video.dtype == np.uint8
         assert clip.audio.shape[0] == 2 and np.isfinite(clip.audio).all() and np.abs(clip.audio).max() <= 1
 
 
@@ -55,7 +55,7 @@ def test_the_first_frame_follows_the_picture(model, tmp_path):
 def test_the_file_has_both_codecs_and_its_origin(clips, tmp_path):
     path = clips[0].save(tmp_path / "out.mp4")
     info = probe(path)
-    assert (info.frames, info.fps, info.width, info.has_audio) == (17, 8.0, 64, True)
+    assert (info.frames, info.fps, info.width, info.has_audio) == (17, 8.0, 32, True)
     with av.open(str(path)) as container:
         assert container.streams.video[0].codec_context.name == "h264"
         assert container.streams.video[0].codec_context.pix_fmt == "yuv420p"

@@ -1,0 +1,67 @@
+"""The first steps of the toy transformer's training, recorded; `test_golden_curve.py` reproduces them.
+
+    JAX_PLATFORMS=cpu python tests/training/golden_curve.py          # record anew, after a change that is meant
+
+Configuration: configs/toy.py with 128 encoded clips, the autoencoders of the shipped weights, one device.
+"""
+
+import dataclasses
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ltx_jax.bundle import PARTS
+from ltx_jax.data.source import open_source
+from ltx_jax.experiment import Experiment, experiment_config, toy_tokenizer
+from ltx_jax.parallel.mesh import MeshConfig, make_mesh
+from ltx_jax.parallel.program import place
+from ltx_jax.pipelines.runner import open_model
+from ltx_jax.training.build import Setting, dit_stage
+
+PATH = Path(__file__).parents[1] / "golden" / "toy_dit_curve.json"
+STEPS, CLIPS, BATCH = 30, 128, 16
+
+
+def first_steps(folder: Path, steps: int = STEPS) -> list[dict[str, float]]:
+    """Loss and gradient norm of the first updates, as train.py makes them."""
+    experiment = Experiment.from_config(experiment_config("toy"))
+    stage_config = dataclasses.replace(experiment.training.dit, clips=CLIPS, batch_size=BATCH, steps=1500)
+    training = dataclasses.replace(experiment.training, dit=stage_config)
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    model = open_model("toy")
+    setting = Setting(
+        experiment.model, training, experiment.data, mesh, open_source(experiment.data),
+        toy_tokenizer(experiment.model.text_length), folder,
+    )  # fmt: skip
+    encoders = {part: model.params[part] for part in PARTS if part.startswith(("video", "audio", "vocoder"))}
+    stage = dit_stage(setting, None, encoders)
+    compiled, state, batches = stage.program.compile(), stage.initialize(), stage.batches()
+    curve: list[dict[str, float]] = []
+    for _ in range(steps):
+        batch = place(next(batches), stage.program.abstract_args[2])
+        state, metrics = compiled(state, stage.frozen, batch)
+        values: dict[str, Any] = jax.device_get({k: metrics[k] for k in ("loss", "grad_norm")})
+        curve.append({k: float(np.float32(v)) for k, v in values.items()})
+    return curve
+
+
+def record() -> None:
+    """Write the curve with what it depends on in its header."""
+    with tempfile.TemporaryDirectory() as folder:
+        curve = first_steps(Path(folder))
+    header = {
+        "command": "JAX_PLATFORMS=cpu python tests/training/golden_curve.py",
+        "config": f"configs/toy.py, clips {CLIPS}, batch {BATCH}, autoencoders of the shipped weights",
+        "mesh": {"data": 1, "fsdp": 1, "context": 1, "tensor": 1},
+        "jax": jax.__version__,
+        "device": jax.devices()[0].device_kind,
+    }
+    PATH.write_text(json.dumps({"header": header, "curve": curve}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    record()
