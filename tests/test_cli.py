@@ -85,10 +85,10 @@ def test_damaged_checkpoints_are_refused(tmp_path):
 
 TRAIN = [
     (["--config.data.path=nowhere"], "nowhere"),
-    (["--config.data.path=."], "readable"),
+    (["--config.data.path=."], "no video"),
     (["--workdir=/proc/none/x"], "/proc/none/x"),
     (["--config.data.width=50"], "multiple of 8"),
-    (["--config.data.frames=16"], "1 + k x 4"),
+    (["--config.data.frames=16"], "1 + 4 k"),
     (["--config.trainin.seed=3"], "Unknown config key"),
     (["--config.mesh.tensor=3"], "does not divide"),
     (["--stage=nothing"], "stage"),
