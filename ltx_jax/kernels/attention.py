@@ -1,32 +1,59 @@
 """The front door of attention: every network calls `attention`, and only here is an implementation chosen."""
 
+import functools
+import math
+from typing import Any
+
 import jax
+import jax.numpy as jnp
 
 from ltx_jax.kernels.blocked import blocked_attention
 from ltx_jax.kernels.reference import reference_attention
+from ltx_jax.kernels.sharded import on_mesh, query_partition
 from ltx_jax.kernels.spec import AttentionSpec, Mask
+from ltx_jax.kernels.tiles import tile_for
+from ltx_jax.kernels.tpu import tpu_attention, unsupported
+
+Array = jax.Array
+SMALL = 1024 * 1024  # query-key pairs up to which the plain form is as good and simpler to differentiate
+KERNEL_SMALL = 128 * 1024  # the same against a kernel
 
 
-def attention(
-    q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask = Mask(), spec: AttentionSpec = AttentionSpec()
-) -> jax.Array:
+def attention(q: Array, k: Array, v: Array, mask: Mask = Mask(), spec: AttentionSpec = AttentionSpec()) -> Array:
     """Multi-head attention. q: (B, T, N, K); k, v: (B, S, G, K) with N a multiple of G (grouped heads are repeated).
 
-    Returns (B, T, N, K) in q's dtype; scores and softmax statistics are float32. See AttentionSpec and Mask.
+    Returns (B, T, N, K) in q's dtype; scores and softmax statistics are float32. See AttentionSpec and Mask. The
+    mesh's device kind decides between implementations, not the devices of this machine.
     """
     groups = q.shape[2] // k.shape[2]
     if groups * k.shape[2] != q.shape[2]:
         raise ValueError(f"{q.shape[2]} query heads are not a multiple of {k.shape[2]} key heads")
     if groups > 1:
-        k, v = (jax.numpy.repeat(x, groups, axis=2) for x in (k, v))  # contiguous: head n reads n // groups
-    return _IMPLEMENTATIONS[_choose(q.shape[1], k.shape[1], spec)](q, k, v, mask, spec)
+        k, v = (jnp.repeat(x, groups, axis=2) for x in (k, v))  # contiguous: head n reads n // groups
+    mesh = jax.sharding.get_abstract_mesh()
+    name = _choose(q, k, spec, mesh) if spec.implementation == "auto" else spec.implementation
+    if name == "tpu":
+        local = functools.partial(tpu_attention, tile=tile_for(mesh.abstract_device.device_kind))
+        return on_mesh(local, q, k, v, mask, spec, mesh)
+    return {"reference": reference_attention, "blocked": blocked_attention}[name](q, k, v, mask, spec)
 
 
-_IMPLEMENTATIONS = {"reference": reference_attention, "blocked": blocked_attention}
-SMALL = 1024 * 1024  # query-key pairs up to which the plain form is as good and simpler to differentiate
+def _choose(q: Array, k: Array, spec: AttentionSpec, mesh: Any) -> str:
+    pairs = q.shape[1] * k.shape[1]
+    if (
+        not mesh.empty
+        and mesh.abstract_device.platform == "tpu"
+        and pairs > KERNEL_SMALL
+        and _fits_kernel(q, k, spec, mesh)
+    ):
+        return "tpu"
+    return "reference" if pairs <= SMALL else "blocked"
 
 
-def _choose(queries: int, keys: int, spec: AttentionSpec) -> str:
-    if spec.implementation != "auto":
-        return spec.implementation
-    return "reference" if queries * keys <= SMALL else "blocked"
+def _fits_kernel(q: Array, k: Array, spec: AttentionSpec, mesh: Any) -> bool:
+    """Whether one device's share of the heads is what the kernel takes."""
+    heads = query_partition(q.shape, spec, mesh)[2]
+    axes = (heads,) if isinstance(heads, str) else heads or ()
+    share = q.shape[2] // math.prod(mesh.shape[a] for a in axes)
+    local = lambda x: jax.ShapeDtypeStruct((*x.shape[:2], share, x.shape[3]), x.dtype)
+    return unsupported(local(q), local(k), local(k)) is None  # type: ignore[arg-type]

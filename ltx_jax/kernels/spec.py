@@ -6,7 +6,7 @@ from typing import Literal
 import jax
 from flax import struct
 
-Implementation = Literal["auto", "reference", "blocked"]
+Implementation = Literal["auto", "reference", "blocked", "tpu"]
 
 
 @dataclasses.dataclass(frozen=True)
