@@ -2,13 +2,12 @@
 
     python train.py --config=configs/experiments/clips.py --workdir=runs/clips --config.data.path=FOLDER
 
-The video VAE compresses less than the toy's (8 instead of 16 pixels a side), because real pictures have detail.
+The toy's model and sizes as they are; a start for an experiment of your own.
 """
 
 from ltx_jax.experiment import experiment_config
 
 
 def get_config():
-    """The toy release with a finer video VAE, on real clips."""
-    config = experiment_config("toy")
-    return config
+    """The toy release, on the clips of data.path."""
+    return experiment_config("toy")

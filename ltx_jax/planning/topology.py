@@ -9,8 +9,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from ltx_jax.errors import UserError
 
 DEVICES = Path(__file__).parents[1] / "parallel" / "devices"
@@ -104,8 +102,3 @@ def _installed(package: str) -> bool:
     except importlib.metadata.PackageNotFoundError:
         return False
     return True
-
-
-def is_topology_mesh(mesh: jax.sharding.Mesh) -> bool:
-    """Whether the mesh's devices exist only on paper (arrays cannot be put on them)."""
-    return mesh.devices.flat[0].platform != jax.devices()[0].platform

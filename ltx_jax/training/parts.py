@@ -7,12 +7,10 @@ import flax.linen as nn
 import numpy as np
 
 from ltx_jax.bundle import Modules
-from ltx_jax.diffusion.geometry import audio_positions, video_positions
-from ltx_jax.models.dit.rope import rotary_tables
+from ltx_jax.models.dit.transformer import example_inputs
 from ltx_jax.models.layers import abstract_params, init_params
 from ltx_jax.random import named_key
 from ltx_jax.releases import Release
-from ltx_jax.streams import Context, Stream
 
 # Autoencoders begin with latents of little noise: at variance one, noise hides what they have yet to learn.
 FIRST_LOG_VARIANCE = -6.0
@@ -41,7 +39,7 @@ def _example(release: Release, module: nn.Module, part: str) -> tuple[Any, ...]:
     audio, text = release.audio_vae, release.text
     frequencies = audio.token_width // audio.z_channels
     if part == "transformer":
-        return _dit_example(release)
+        return example_inputs(release.transformer)
     if part == "connectors":
         connectors = release.connectors
         mask = np.ones((1, release.text_length), np.int32)
@@ -58,17 +56,3 @@ def _example(release: Release, module: nn.Module, part: str) -> tuple[Any, ...]:
         "vocoder": zeros(1, 16, audio.mel_bins, 2),
     }
     return (examples[part],)
-
-
-def _dit_example(release: Release) -> tuple[Any, ...]:
-    """One token of each stream with one text token."""
-    config = release.transformer
-    zeros = lambda *shape: np.zeros(shape, np.float32)  # of NumPy: the mesh's devices may not exist
-    tables = rotary_tables(config, video_positions(1, 1, 1, 24.0), audio_positions(1))
-    level, one = zeros(1, 1), zeros(1)
-    stream = lambda channels, name: Stream(
-        zeros(1, 1, channels), one, level, tables[name], cross_rotary=tables[f"{name}_cross"]
-    )
-    connectors = release.connectors
-    video, audio = (Context(zeros(1, 1, c.width)) for c in (connectors.video, connectors.audio))
-    return stream(config.in_channels, "video"), stream(config.audio_in_channels, "audio"), video, audio

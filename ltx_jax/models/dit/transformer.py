@@ -234,10 +234,11 @@ def example_inputs(config: DiTConfig, tokens: int = 2) -> tuple[Any, Any, Any, A
     for m in config.modalities:
         sizes, rope = config.stream(m), tables[m]
         assert rope is not None
-        latent, zero = jnp.zeros((1, tokens, sizes.in_channels)), jnp.zeros(1)
-        streams[m] = Stream(latent, zero, zero[:, None], rope, cross_rotary=tables[f"{m}_cross"])
+        # of NumPy: shapes are also inferred under meshes whose devices do not exist
+        latent, zero = np.zeros((1, tokens, sizes.in_channels), np.float32), np.zeros(1, np.float32)
+        streams[m] = Stream(latent, zero, zero[:, None], rope, cross_rotary=tables[f"{m}_cross"])  # type: ignore[arg-type]
         width = sizes.width if config.caption_proj_before_connector else config.caption_channels
-        contexts[m] = Context(jnp.zeros((1, tokens, width or 0)))
+        contexts[m] = Context(np.zeros((1, tokens, width or 0), np.float32))  # type: ignore[arg-type]
     return streams.get("video"), streams.get("audio"), contexts.get("video"), contexts.get("audio")
 
 
