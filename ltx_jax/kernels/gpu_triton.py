@@ -1,0 +1,100 @@
+"""Exact attention on CUDA cards by our own Pallas (Triton) kernels, forward and backward.
+
+For Ampere and Ada, and wherever the Hopper kernels do not apply. Heads of 16, 32, 64 or 128 columns; any lengths, T
+and S apart; key lengths, key masks, additive bias, causal and window masks. Memory is linear in the length, there are
+no atomics. See gpu_triton_common.py for layout and units, gpu_tiles.py for block sizes.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ltx_jax.kernels.gpu_tiles import TritonTile, triton_tile
+from ltx_jax.kernels.gpu_triton_backward import backward
+from ltx_jax.kernels.gpu_triton_common import Array, Call
+from ltx_jax.kernels.gpu_triton_forward import forward
+from ltx_jax.kernels.spec import AttentionSpec, Mask
+
+WIDTHS = (16, 32, 64, 128)
+SUPPORTED = f"head widths {', '.join(map(str, WIDTHS))} in bfloat16, float16 or float32"
+GRID_LIMIT = 65535  # blocks along the second and third axis of a CUDA grid: heads and batch
+
+
+def unsupported(q: Array, k: Array, v: Array) -> str | None:
+    """Why the kernels cannot take these arrays (shapes and dtypes alone are read), or None when they can."""
+    heads, width = q.shape[2:]
+    if k.shape != v.shape or k.shape[2:] != q.shape[2:] or k.shape[0] != q.shape[0]:
+        return f"q {q.shape}, k {k.shape}, v {v.shape} differ in batch, heads or width"
+    if min(q.shape[1], k.shape[1]) == 0:
+        return "there are no queries or no keys"
+    if q.dtype not in (jnp.bfloat16, jnp.float16, jnp.float32) or not q.dtype == k.dtype == v.dtype:
+        return f"the dtypes are {q.dtype}, {k.dtype}, {v.dtype}"
+    if width not in WIDTHS or max(heads, q.shape[0]) > GRID_LIMIT:
+        return f"there are {heads} heads of width {width} and {q.shape[0]} samples"
+    return None
+
+
+def triton_attention(
+    q: Array, k: Array, v: Array, mask: Mask, spec: AttentionSpec,
+    *, tile: TritonTile | None = None, interpret: bool = False,
+) -> Array:  # fmt: skip
+    """softmax(scale q k^T + bias) v. q: (B, T, N, K); k, v: (B, S, N, K). Returns (B, T, N, K) in q's dtype.
+
+    Differentiable in q, k, v (not in the bias). Softmax and sums in float32; 16-bit inputs are multiplied as such,
+    float32 ones in (nearly) full precision. A query whose keys are all hidden (by the mask, or a bias of -1e30 or less)
+    gives zeros and passes no gradient; hidden keys and values may hold anything, NaN included. tile: block sizes, see
+    `gpu_tiles.triton_tile`. interpret: run as plain JAX, for tests.
+    Raises NotImplementedError for what `unsupported` names.
+    """
+    return triton_attention_with_statistics(q, k, v, mask, spec, tile=tile, interpret=interpret)[0]
+
+
+def triton_attention_with_statistics(
+    q: Array, k: Array, v: Array, mask: Mask, spec: AttentionSpec,
+    *, tile: TritonTile | None = None, interpret: bool = False,
+) -> tuple[Array, Array]:  # fmt: skip
+    """As `triton_attention`, and the log-sum-exp of each row's scores, (B, N, T) float32, -1e30 where no key is seen.
+
+    Both are differentiable, so results over parts of the keys can be merged: with weights softmax(lse) over the parts,
+    the whole output is their weighted sum.
+    """
+    reason = unsupported(q, k, v)
+    if reason is not None:
+        raise NotImplementedError(f"The Triton attention kernels take {SUPPORTED}; here {reason}.")
+    (batch, queries, heads, width), keys = q.shape, k.shape[1]
+    scale = width**-0.5 if spec.scale is None else float(spec.scale)
+    if scale < 0:  # the kernels take the maximum before they multiply
+        q, scale = -q, -scale
+    lengths = jnp.full((batch,), keys, jnp.int32)
+    if mask.length is not None:
+        lengths = jnp.clip(mask.length.astype(jnp.int32), 0, keys)
+    keep = None if mask.keep is None else mask.keep.astype(jnp.int8)  # (B, S)
+    call = Call(
+        queries, keys, heads, width, scale, spec.causal, spec.window if spec.causal else None,
+        mask.length is not None, tile or triton_tile("", width, q.dtype), interpret,
+    )  # fmt: skip
+    results: Any = _attend(call, q, k, v, lengths, keep, mask.bias)
+    return results
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(call: Call, q: Array, k: Array, v: Array, lengths: Array, keep: Any, bias: Any) -> tuple[Array, Array]:
+    return forward(call, q, k, v, lengths, keep, bias)
+
+
+def _attend_forward(call: Call, q: Array, k: Array, v: Array, lengths: Array, keep: Any, bias: Any) -> Any:
+    out, lse = forward(call, q, k, v, lengths, keep, bias)
+    return (out, lse), (q, k, v, lengths, keep, bias, out, lse)
+
+
+def _attend_backward(call: Call, saved: Any, cotangents: tuple[Array, Array]) -> tuple[Any, ...]:
+    q, k, v, lengths, keep, bias, out, lse = saved
+    d_out, d_lse = cotangents
+    delta = jnp.sum(d_out.astype(jnp.float32) * out.astype(jnp.float32), axis=-1).transpose(0, 2, 1)  # (B, N, T)
+    dq, dk, dv = backward(call, q, k, v, lengths, keep, bias, lse, delta - d_lse, d_out)
+    return dq, dk, dv, None, None, None if bias is None else jnp.zeros_like(bias)
+
+
+_attend.defvjp(_attend_forward, _attend_backward)

@@ -1,0 +1,83 @@
+"""The forward Triton kernel: softmax(scale q k^T + bias) v and its log-sum-exp, by online softmax over key blocks.
+
+One program holds a block of queries and walks the keys that it sees: first those that need masks at the near edge of a
+window, then all blocks without masks, then the ragged end. Per score: a maximum, a multiply-add, one exp2, a sum and
+half a conversion; per block one rescale of the accumulator.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
+
+from ltx_jax.kernels import gpu_triton_common as common
+from ltx_jax.kernels.gpu_triton_common import FLOOR, HIDDEN, LN2, LOG2E, NN, NT, Array, Call, dot
+
+
+def forward(
+    call: Call, q: Array, k: Array, v: Array, lengths: Array, keep: Array | None, bias: Array | None
+) -> tuple[Array, Array]:
+    """Output (B, T, N, K) in q's dtype and log-sum-exp (B, N, T), float32, natural logarithm.
+
+    q: (B, T, N, K); k, v: (B, S, N, K); lengths: (B,) int32, at most S; keep: (B, S) int8, 0 hides; bias: (B or 1,
+    N or 1, T or 1, S). A row that sees no key gives zeros and HIDDEN.
+    """
+    blocks, batch = call.tile.forward, q.shape[0]
+    out = (jax.ShapeDtypeStruct(q.shape, q.dtype), jax.ShapeDtypeStruct((batch, call.heads, call.queries), jnp.float32))
+    queries, keys = common.head_spec(call.queries, call.head), common.head_spec(call.keys, call.head)
+    return pl.pallas_call(
+        functools.partial(attention_forward, call),
+        grid=(pl.cdiv(call.queries, blocks.queries), call.heads, batch),
+        in_specs=[*common.mask_specs(call, keep, bias), queries, keys, keys],
+        out_specs=[
+            common.block_spec(blocks.queries, call.head),
+            pl.BlockSpec((None, None, blocks.queries), lambda i, h, b: (b, h, i)),
+        ],
+        out_shape=out,
+        name="triton_attention_forward",
+        **common.options(call, blocks, batch, 2, [q, k, v, keep, bias, *out]),
+    )(lengths, keep, bias, q, k, v)
+
+
+def attention_forward(
+    call: Call, lengths: Any, keep: Any, bias: Any, q: Any, k: Any, v: Any, out: Any, lse: Any
+) -> None:
+    """One block of queries of one head against all the keys it sees. Refs: q (T, K), k, v (S, K), out (bq, K)."""
+    blocks, i = call.tile.forward, pl.program_id(0)
+    bq, bk, start = blocks.queries, blocks.keys, i * blocks.queries
+    length = common.length_of(call, lengths)
+    inside = None if call.queries % bq == 0 else start + jnp.arange(bq, dtype=jnp.int32) < call.queries
+    queries = common.rows(q, start, bq, inside)
+
+    def block(masked: bool, j: Array, carry: Any) -> Any:
+        acc, top, total = carry
+        seen = common.seen_keys(j * bk, bk, length, keep) if masked else None
+        s = dot(call, queries, common.rows(k, j * bk, bk, seen), NT)
+        c = call.scale * LOG2E
+        if seen is None and bias is None:
+            now = jnp.maximum(top, jnp.max(s, axis=1) * c)
+            p = common.exp2(call, s * c - now[:, None])
+        else:
+            s = common.add_bias(call, s * c, bias, start, j * bk, blocks)
+            if seen is not None:
+                s = jnp.where(common.visible(call, seen, start, j * bk, blocks), s, HIDDEN)
+            now = jnp.maximum(top, jnp.max(s, axis=1))
+            p = common.exp2(call, s - now[:, None])
+        shrink = common.exp2(call, top - now)
+        values = common.rows(v, j * bk, bk, seen)
+        acc = acc * shrink[:, None] + dot(call, p.astype(values.dtype), values, NN)
+        return acc, now, total * shrink + jnp.sum(p, axis=1)
+
+    fill = lambda value: jnp.full((bq,), value, jnp.float32)
+    whole = not call.limited and keep is None and not call.causal and call.keys % bk == 0
+    ranges = common.key_ranges(call, blocks, i, length)
+    carry = (jnp.zeros((bq, call.head), jnp.float32), fill(FLOOR), fill(0.0))
+    acc, top, total = ranges.walk(block, carry, whole, keep is None)
+    some = total > 0
+    safe = jnp.where(some, total, 1.0)
+    acc = acc * jnp.where(some, 1.0 / safe, 0.0)[:, None]
+    plgpu.store(out, acc.astype(out.dtype), mask=None if inside is None else inside[:, None])
+    plgpu.store(lse, jnp.where(some, top * LN2 + jnp.log(safe), HIDDEN), mask=inside)
