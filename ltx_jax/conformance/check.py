@@ -27,6 +27,7 @@ AREAS = {
     "image": "ltx_jax.conformance.media",
     **{f"training.{n}": "ltx_jax.conformance.media" for n in ("bucket", "resize_crop", "temporal_subsample")},
     "training.audio_downmix": "ltx_jax.conformance.media",
+    **{name: "ltx_jax.conformance.lora" for name in ("training.lora_keys", "training.lora_apply", "dit.lora_merge")},
 }
 
 Runner = Callable[[Case], dict[str, np.ndarray]]

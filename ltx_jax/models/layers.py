@@ -51,7 +51,8 @@ def partitioned(init: Callable, *axes: str | None) -> Callable:
 class Linear(nn.Module):
     """y = x @ kernel + bias over the last axis; kernel is (in, out), stored in `param_dtype`, used in `dtype`.
 
-    axes: logical names of (in, out).
+    axes: logical names of (in, out). Where the collection `lora` holds `a` (in, rank) and `b` (rank, out) for this
+    layer, (x a) b is added.
     """
 
     features: int
@@ -71,6 +72,9 @@ class Linear(nn.Module):
         if self.use_bias:
             bias = self.param("bias", partitioned(self.bias_init, self.axes[1]), (self.features,), self.param_dtype)
             y = y + bias.astype(self.dtype)
+        if self.has_variable("lora", "a"):
+            a, b = (self.get_variable("lora", name).astype(self.dtype) for name in ("a", "b"))
+            y = y + (x.astype(self.dtype) @ a) @ b
         return y
 
 

@@ -1,0 +1,266 @@
+"""LoRA files: reading every usual spelling, writing the official one, merging into weights (spec transformer.md 14).
+
+An adapter of a linear layer with the official weight W (out, in) is a pair A (rank, in), B (out, rank), and stands for
+W + B A. In our trees it is the collection `lora`, which has the paths of `params` with leaves `a` (in, rank) and `b`
+(rank, out), stacked over layers like the kernels; layers of unequal rank are padded with zeros.
+"""
+
+import dataclasses
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from ltx_jax.bundle import Bundle
+from ltx_jax.checkpoints.names import Name
+from ltx_jax.checkpoints.names.diffusers import official_module
+from ltx_jax.checkpoints.parts import TRANSFORMER_PREFIX, part_names
+from ltx_jax.checkpoints.safetensors import SafetensorsFile, write_safetensors
+from ltx_jax.config import require
+from ltx_jax.errors import UserError
+
+PREFIX = "diffusion_model."
+ADAPTED_PARTS = ("transformer", "connectors")  # parts that a LoRA file may speak of
+_KEY = re.compile(
+    r"(?:model\.diffusion_model\.|diffusion_model\.|transformer\.)?(?P<module>.+?)"
+    r"(?:\.lora_(?P<letter>[AB])(?:\.default)?\.weight|\.lora[_.](?P<way>down|up)\.weight|\.(?P<alpha>alpha))"
+)
+
+Pair = tuple[np.ndarray, np.ndarray]  # A (rank, in), B (out, rank)
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapter:
+    """What a LoRA file holds: pairs by official module name (without prefix), and its metadata."""
+
+    pairs: dict[str, Pair]
+    metadata: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+# --- modules --------------------------------------------------------------------------------------------------------
+
+
+def linear_names(names: Iterable[Name]) -> list[Name]:
+    """Those of `names` that are weights of linear layers."""
+    return [n for n in names if n.path[-1] == "kernel" and n.axes == (1, 0)]
+
+
+def modules_of(name: Name) -> list[str]:
+    """Official module names of one linear layer, one per layer of the stack, without prefix or `.weight`."""
+    return [o.removeprefix(TRANSFORMER_PREFIX).removesuffix(".weight") for o in name.officials()]
+
+
+def targeted(names: Iterable[Name], patterns: Sequence[str]) -> list[Name]:
+    """Linear layers whose module name equals a pattern or ends with "." + pattern (spec training.md 5.4).
+
+    Raises UserError for a pattern that matches nothing, or some layers of a stack alone.
+    """
+    linears, found = linear_names(names), {}
+    for pattern in patterns:
+        hits = [(n, [f".{m}".endswith(f".{pattern}") for m in modules_of(n)]) for n in linears]
+        hits = [(n, hit) for n, hit in hits if any(hit)]
+        require(bool(hits), f"The LoRA target '{pattern}' matches no linear layer of the transformer.")
+        require(
+            all(all(hit) for _, hit in hits),
+            f"The LoRA target '{pattern}' names single blocks; all are adapted together, so leave the number out.",
+        )
+        found |= {n.path: n for n, _ in hits}
+    return [n for n in linears if n.path in found]
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def load_lora(path: str | os.PathLike[str]) -> Adapter:
+    """The adapter in a file of any usual spelling. Raises UserError for a file that holds none, or half a pair."""
+    file = SafetensorsFile(path)
+    return Adapter(adapter_pairs(file, str(path)), file.metadata)
+
+
+def adapter_pairs(tensors: Mapping[str, np.ndarray], where: str = "LoRA") -> dict[str, Pair]:
+    """Pairs by official module name. Stored alphas are folded into B; without one the scale is 1 (alpha = rank)."""
+    sides: dict[str, dict[str, np.ndarray]] = {}
+    for key in tensors:
+        match = _KEY.fullmatch(key)
+        if match is None:
+            raise UserError(f"'{where}' has the tensor '{key}', which is no part of a LoRA.")
+        side = match["letter"] or {"down": "A", "up": "B", None: "alpha"}[match["way"]]
+        sides.setdefault(official_module(match["module"]), {})[side] = tensors[key]
+    require(bool(sides), f"'{where}' holds no LoRA.")
+    return {module: _pair(module, side, where) for module, side in sides.items()}
+
+
+def _pair(module: str, side: Mapping[str, np.ndarray], where: str) -> Pair:
+    require("A" in side and "B" in side, f"'{where}' has only one half of the LoRA of '{module}'.")
+    a, b = side["A"], side["B"]
+    require(
+        a.ndim == b.ndim == 2 and a.shape[0] == b.shape[1],
+        f"'{where}' has a LoRA of '{module}' whose halves {a.shape} and {b.shape} do not fit together.",
+    )
+    if "alpha" in side:
+        b = (b.astype(np.float32) * (float(side["alpha"]) / a.shape[0])).astype(b.dtype)
+    return a, b
+
+
+def save_lora(
+    path: str | os.PathLike[str],
+    lora: Any,
+    names: Iterable[Name],
+    *,
+    scale: float = 1.0,
+    dtype: Any = ml_dtypes.bfloat16,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write the collection `lora` of the transformer with these names, as the official trainer does.
+
+    scale: alpha / rank, folded into B because the file format has no place for it. dtype: of the stored numbers.
+    """
+    tensors = {k: v.astype(dtype) for k, v in lora_tensors(lora, names, scale).items()}
+    write_safetensors(path, tensors, {"format": "pt", **(metadata or {})})
+
+
+def lora_tensors(lora: Any, names: Iterable[Name], scale: float = 1.0) -> dict[str, np.ndarray]:
+    """The collection `lora` under the official keys, float32; the inverse of `lora_tree` for scale 1."""
+    tensors: dict[str, np.ndarray] = {}
+    for name in linear_names(names):
+        leaf = _leaf(lora, name.path[:-1])
+        if leaf is None:
+            continue
+        a, b = np.asarray(leaf["a"], np.float32), np.asarray(leaf["b"], np.float32) * np.float32(scale)
+        a, b = (x[None] if name.layers is None else x for x in (a, b))
+        for module, down, up in zip(modules_of(name), a, b, strict=True):
+            tensors[f"{PREFIX}{module}.lora_A.weight"] = np.ascontiguousarray(down.T)
+            tensors[f"{PREFIX}{module}.lora_B.weight"] = np.ascontiguousarray(up.T)
+    return tensors
+
+
+def lora_tree(pairs: Mapping[str, Pair], names: Iterable[Name]) -> dict[str, Any]:
+    """The collection `lora` of an adapter, float32; modules that the model lacks are left out.
+
+    A layer of the stack without an adapter, or of smaller rank than others, is filled with zeros.
+    """
+    tree: dict[str, Any] = {}
+    for name in linear_names(names):
+        found = [pairs.get(module) for module in modules_of(name)]
+        ranks = [pair[0].shape[0] for pair in found if pair is not None]
+        if not ranks:
+            continue
+        some = next(pair for pair in found if pair is not None)
+        a = np.zeros((len(found), some[0].shape[1], max(ranks)), np.float32)
+        b = np.zeros((len(found), max(ranks), some[1].shape[0]), np.float32)
+        for i, pair in enumerate(found):
+            if pair is not None:
+                a[i, :, : len(pair[0])], b[i, : len(pair[0])] = pair[0].T, pair[1].T
+        node = tree
+        for key in name.path[:-1]:
+            node = node.setdefault(key, {})
+        node |= {"a": a, "b": b} if name.layers is not None else {"a": a[0], "b": b[0]}
+    return tree
+
+
+def _leaf(tree: Any, path: Sequence[str]) -> Any:
+    for key in path:
+        tree = tree.get(key)
+        if tree is None:
+            return None
+    return tree
+
+
+# --- merging --------------------------------------------------------------------------------------------------------
+
+
+def merge_weight(weight: np.ndarray, pairs: Sequence[Pair], strengths: Sequence[float], dtype: Any) -> np.ndarray:
+    """W + sum of strength * (B A) for one weight (out, in), in the arithmetic of the reference (section 14).
+
+    dtype: what every product and sum is rounded to. The result has the weight's dtype.
+    """
+    total = None
+    for (a, b), strength in zip(pairs, strengths, strict=True):
+        scaled = (b.astype(dtype) * np.asarray(strength, dtype)).astype(np.float32)
+        product = scaled @ a.astype(dtype).astype(np.float32)
+        total = product.astype(dtype) if total is None else (total.astype(np.float32) + product).astype(dtype)
+    return weight if total is None else (weight.astype(dtype) + total).astype(weight.dtype)
+
+
+def merge_tensors(
+    tensors: Mapping[str, np.ndarray], adapters: Sequence[Mapping[str, Pair]], strengths: Sequence[float], dtype: Any
+) -> dict[str, np.ndarray]:
+    """Official tensors (without prefix) with the adapters merged into the weights they name; all others unchanged."""
+    merged = dict(tensors)
+    for key in tensors:
+        module = key.removesuffix(".weight")
+        hits = [(a[module], s) for a, s in zip(adapters, strengths, strict=True) if module in a and s != 0]
+        if key.endswith(".weight") and hits:
+            merged[key] = _checked(tensors[key], module, *zip(*hits, strict=True), dtype)
+    return merged
+
+
+def merge_params(params: Any, names: Iterable[Name], adapters: Sequence[Mapping[str, Pair]], strengths: Any) -> Any:
+    """A part's parameters with the adapters merged; only the kernels that they touch are copied."""
+    for name in linear_names(names):
+        kernel = np.asarray(_leaf(params, name.path))
+        layers = kernel[None] if name.layers is None else kernel  # (L, in, out)
+        changed = {}
+        for i, module in enumerate(modules_of(name)):
+            weight = {f"{module}.weight": layers[i].T}
+            merged = merge_tensors(weight, adapters, strengths, kernel.dtype)[f"{module}.weight"]
+            if merged is not weight[f"{module}.weight"]:
+                changed[i] = merged.T
+        if changed:
+            layers = np.stack([changed.get(i, layer) for i, layer in enumerate(layers)])
+            params = _replaced(params, name.path, layers[0] if name.layers is None else layers)
+    return params
+
+
+def apply_loras(bundle: Bundle, loras: Sequence[tuple[str, float]]) -> Bundle:
+    """The model with LoRA files merged, each given by path and strength; a note says what a file did not reach.
+
+    Raises UserError when a file fits nothing in the model.
+    """
+    if not loras:
+        return bundle
+    files = [(path, load_lora(path), strength) for path, strength in loras]
+    names = {part: part_names(bundle.release)[part].names for part in ADAPTED_PARTS}
+    known = {module for part in names.values() for name in linear_names(part) for module in modules_of(name)}
+    for path, adapter, _ in files:
+        missed = [module for module in adapter.pairs if module not in known]
+        require(len(missed) < len(adapter.pairs), f"Nothing in '{path}' fits the model {bundle.release.name}.")
+        if missed:
+            print(f"note: {len(missed)} of {len(adapter.pairs)} modules in '{path}' do not exist here", file=sys.stderr)
+    adapters, strengths = [a.pairs for _, a, _ in files], [s for _, _, s in files]
+    merged = {p: merge_params(bundle.params[p], names[p], adapters, strengths) for p in ADAPTED_PARTS}
+    return dataclasses.replace(bundle, params=_Overlay(bundle.params, merged))
+
+
+class _Overlay(Mapping[str, Any]):
+    """Parameters by part, some replaced; the others are still read when first used."""
+
+    def __init__(self, base: Mapping[str, Any], replaced: Mapping[str, Any]):
+        self._base, self._replaced = base, replaced
+
+    def __getitem__(self, part: str) -> Any:
+        return self._replaced[part] if part in self._replaced else self._base[part]
+
+    def __iter__(self):
+        return iter(self._base)
+
+    def __len__(self) -> int:
+        return len(self._base)
+
+
+def _checked(weight: np.ndarray, module: str, pairs: Any, strengths: Any, dtype: Any) -> np.ndarray:
+    for a, b in pairs:
+        require(
+            (b.shape[0], a.shape[1]) == weight.shape,
+            f"The LoRA of '{module}' is for a weight of {(b.shape[0], a.shape[1])}, but the model has {weight.shape}.",
+        )
+    return merge_weight(weight, pairs, strengths, dtype)
+
+
+def _replaced(tree: Any, path: Sequence[str], value: Any) -> Any:
+    """A copy of a nested dict with another value at `path`; siblings are shared."""
+    return value if not path else {**tree, path[0]: _replaced(tree[path[0]], path[1:], value)}
