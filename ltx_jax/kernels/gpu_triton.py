@@ -2,7 +2,7 @@
 
 For Ampere and Ada, and wherever the Hopper kernels do not apply. Heads of 16, 32, 64 or 128 columns; any lengths, T
 and S apart; key lengths, key masks, additive bias, causal and window masks. Memory is linear in the length, there are
-no atomics. See gpu_triton_common.py for layout and units, gpu_tiles.py for block sizes.
+no atomics. See gpu_triton_common.py for layout and units, gpu_triton_tiles.py for block sizes.
 """
 
 import functools
@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ltx_jax.kernels.gpu_tiles import TritonTile, triton_tile
+from ltx_jax.kernels.gpu_triton_tiles import TritonTile, triton_tile
 from ltx_jax.kernels.gpu_triton_backward import backward
 from ltx_jax.kernels.gpu_triton_common import Array, Call
 from ltx_jax.kernels.gpu_triton_forward import forward
@@ -45,7 +45,7 @@ def triton_attention(
     Differentiable in q, k, v (not in the bias). Softmax and sums in float32; 16-bit inputs are multiplied as such,
     float32 ones in (nearly) full precision. A query whose keys are all hidden (by the mask, or a bias of -1e30 or less)
     gives zeros and passes no gradient; hidden keys and values may hold anything, NaN included. tile: block sizes, see
-    `gpu_tiles.triton_tile`. interpret: run as plain JAX, for tests.
+    `gpu_triton_tiles.triton_tile`. interpret: run as plain JAX, for tests.
     Raises NotImplementedError for what `unsupported` names.
     """
     return triton_attention_with_statistics(q, k, v, mask, spec, tile=tile, interpret=interpret)[0]

@@ -73,7 +73,8 @@ def attention_backward_keys(
 ) -> None:  # fmt: skip
     """dk, dv (bk, K) of one block of keys of one head; scores are held as (bk, bq).
 
-    A key's gradients do not depend on other keys, so hidden keys need no mask inside: their rows are zeroed at the end.
+    A key's gradients do not depend on other keys: hidden ones are zeroed at the end. Queries beyond the end come as
+    zeros with a large lse, and count for nothing.
     """
     blocks, j = call.tile.backward_keys, pl.program_id(0)
     bq, bk, start = blocks.queries, blocks.keys, j * blocks.keys
@@ -81,66 +82,61 @@ def attention_backward_keys(
     all_seen = not call.limited and keep is None and call.keys % bk == 0
     seen = None if all_seen else common.seen_keys(start, bk, length, keep)
     keys, values = common.rows(k, start, bk, seen), common.rows(v, start, bk, seen)
-    c = call.scale * LOG2E
 
-    def block(masked: bool, i: Array, carry: Any) -> Any:
+    def block(i: Array, carry: Any) -> Any:
         dk_sum, dv_sum = carry
         first = i * bq
-        inside = None
-        if masked and call.queries % bq:
-            inside = first + jnp.arange(bq, dtype=jnp.int32) < call.queries
+        inside = common.below(first, bq, call.queries)
         queries, grads = common.rows(q, first, bq, inside), common.rows(d_out, first, bq, inside)
-        s = dot(call, keys, queries, NT) * c
+        row, shift = common.rows(lse, first, bq, inside, -HIDDEN), common.rows(delta, first, bq, inside)
+        s, c = dot(call, keys, queries, NT), call.scale * LOG2E
         if bias is not None:
-            s = common.add_bias(call, s.T, bias, first, start, blocks).T
-        row = common.rows(lse, first, bq, inside)
-        row = row if inside is None else jnp.where(inside, row, -HIDDEN)
-        p = common.exp2(call, s - row[None, :])
-        if masked and call.causal:
+            s, c = common.add_bias(call, s.T, bias, first, start, blocks)
+            s = s.T
+        p = common.exp2(call, s, row[None, :], c, cap=True)
+        if call.causal:
             p = jnp.where(common.near(call, first, start, blocks).T, p, 0.0)
         dv_sum += dot(call, p.astype(grads.dtype), grads, NN)
-        ds = p * (dot(call, values, grads, NT) - common.rows(delta, first, bq, inside)[None, :])
+        ds = p * (dot(call, values, grads, NT) - shift[None, :])
         return dk_sum + dot(call, ds.astype(queries.dtype), queries, NN), dv_sum
 
     zeros = jnp.zeros((bk, call.head), jnp.float32)
-    ranges = common.query_ranges(call, blocks, j, length)
-    whole = not call.causal and call.queries % bq == 0
-    dk_sum, dv_sum = ranges.walk(block, (zeros, zeros), whole, True)
+    dk_sum, dv_sum = jax.lax.fori_loop(*common.query_range(call, blocks, j, length), block, (zeros, zeros))
     dk_sum = dk_sum * call.scale
-    inside = None
     if seen is not None:
         dk_sum, dv_sum = (jnp.where(seen[:, None], x, 0.0) for x in (dk_sum, dv_sum))
-        if call.keys % bk:
-            inside = (start + jnp.arange(bk, dtype=jnp.int32) < call.keys)[:, None]
-    plgpu.store(dk, dk_sum.astype(dk.dtype), mask=inside)
-    plgpu.store(dv, dv_sum.astype(dv.dtype), mask=inside)
+    inside = common.below(start, bk, call.keys)
+    mask = None if inside is None else inside[:, None]
+    plgpu.store(dk, dk_sum.astype(dk.dtype), mask=mask)
+    plgpu.store(dv, dv_sum.astype(dv.dtype), mask=mask)
 
 
 def attention_backward_queries(
     call: Call, lengths: Any, keep: Any, bias: Any, q: Any, k: Any, v: Any, d_out: Any, lse: Any, delta: Any, dq: Any
 ) -> None:
-    """dq (bq, K) of one block of queries of one head; scores are held as (bq, bk)."""
+    """dq (bq, K) of one block of queries of one head; scores are held as (bq, bk).
+
+    Hidden keys and values come as zeros: with p at most 1 they add exactly nothing, so only causal calls mask scores.
+    """
     blocks, i = call.tile.backward_queries, pl.program_id(0)
     bq, bk, start = blocks.queries, blocks.keys, i * blocks.queries
     length = common.length_of(call, lengths)
-    inside = None if call.queries % bq == 0 else start + jnp.arange(bq, dtype=jnp.int32) < call.queries
+    all_seen = not call.limited and keep is None and call.keys % bk == 0
+    inside = common.below(start, bq, call.queries)
     queries, grads = common.rows(q, start, bq, inside), common.rows(d_out, start, bq, inside)
-    row = common.rows(lse, start, bq, inside)
-    row = row if inside is None else jnp.where(inside, row, -HIDDEN)
-    shift = common.rows(delta, start, bq, inside)
+    row, shift = common.rows(lse, start, bq, inside, -HIDDEN), common.rows(delta, start, bq, inside)
 
-    def block(masked: bool, j: Array, dq_sum: Array) -> Array:
-        seen = common.seen_keys(j * bk, bk, length, keep) if masked else None
+    def block(j: Array, dq_sum: Array) -> Array:
+        seen = None if all_seen else common.seen_keys(j * bk, bk, length, keep)
         keys, values = common.rows(k, j * bk, bk, seen), common.rows(v, j * bk, bk, seen)
-        s = common.add_bias(call, dot(call, queries, keys, NT) * (call.scale * LOG2E), bias, start, j * bk, blocks)
-        p = common.exp2(call, s - row[:, None])
-        if seen is not None:
-            p = jnp.where(common.visible(call, seen, start, j * bk, blocks), p, 0.0)
+        s, c = common.add_bias(call, dot(call, queries, keys, NT), bias, start, j * bk, blocks)
+        p = common.exp2(call, s, row[:, None], c, cap=True)
+        if call.causal:
+            p = jnp.where(common.near(call, start, j * bk, blocks), p, 0.0)
         ds = p * (dot(call, grads, values, NT) - shift[:, None])
         return dq_sum + dot(call, ds.astype(keys.dtype), keys, NN)
 
-    whole = not call.limited and keep is None and not call.causal and call.keys % bk == 0
     ranges = common.key_ranges(call, blocks, i, length)
-    dq_sum = ranges.walk(block, jnp.zeros((bq, call.head), jnp.float32), whole, keep is None)
+    dq_sum = jax.lax.fori_loop(ranges.first, ranges.last, block, jnp.zeros((bq, call.head), jnp.float32))
     mask = None if inside is None else inside[:, None]
     plgpu.store(dq, (dq_sum * call.scale).astype(dq.dtype), mask=mask)

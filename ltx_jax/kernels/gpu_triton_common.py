@@ -11,7 +11,7 @@ array of more than 2^32 bytes (2^31 elements of bfloat16); what is computed here
 """
 
 import dataclasses
-import functools
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from ltx_jax.kernels.gpu_tiles import Blocks, TritonTile
+from ltx_jax.kernels.gpu_triton_tiles import Blocks, TritonTile
 
 Array = jax.Array
 HIDDEN = -1e30  # the score of a hidden pair
@@ -50,23 +50,12 @@ class Call:
 
 @dataclasses.dataclass(frozen=True)
 class Ranges:
-    """Blocks that a program walks: [first, plain) and [rest, last) with masks, [plain, rest) without."""
+    """Blocks that a program walks, [first, last); those of [plain, rest) need no mask."""
 
     first: Any
     plain: Any
     rest: Any
     last: Any
-
-    def walk(self, body: Callable[[bool, Array, Any], Any], carry: Any, whole: bool, any_plain: bool) -> Any:
-        """Folds body(masked, index, carry) over the blocks. whole: known to need no mask; any_plain: some may not."""
-        if whole:
-            return jax.lax.fori_loop(self.first, self.last, functools.partial(body, False), carry)
-        if not any_plain:
-            return jax.lax.fori_loop(self.first, self.last, functools.partial(body, True), carry)
-        if self.plain is not self.first:
-            carry = jax.lax.fori_loop(self.first, self.plain, functools.partial(body, True), carry)
-        carry = jax.lax.fori_loop(self.plain, self.rest, functools.partial(body, False), carry)
-        return jax.lax.fori_loop(self.rest, self.last, functools.partial(body, True), carry)
 
 
 def key_ranges(call: Call, blocks: Blocks, i: Array, length: Any) -> Ranges:
@@ -80,28 +69,22 @@ def key_ranges(call: Call, blocks: Blocks, i: Array, length: Any) -> Ranges:
     if call.window is not None:
         first = _div(jnp.maximum(i * bq - call.window + 1, 0), bk)
         plain = _div(jnp.maximum((i + 1) * bq - call.window, 0) + (bk - 1), bk)
-    return _ordered(first, plain, _div(whole, bk), _div(seen + (bk - 1), bk))
+    last = jnp.maximum(first, _div(seen + (bk - 1), bk))
+    plain = jnp.clip(plain, first, last)
+    return Ranges(first, plain, jnp.clip(_div(whole, bk), plain, last), last)
 
 
-def query_ranges(call: Call, blocks: Blocks, j: Array, length: Any) -> Ranges:
-    """The query blocks that see key block j."""
+def query_range(call: Call, blocks: Blocks, j: Array, length: Any) -> tuple[Any, Any]:
+    """[first, last) of the query blocks that see key block j."""
     bq, bk = blocks.queries, blocks.keys
     first, last = jnp.int32(0), jnp.int32(pl.cdiv(call.queries, bq))
-    plain, rest = first, jnp.int32(call.queries // bq)
     if call.causal:
-        first, plain = _div(j * bk, bq), _div((j + 1) * bk - 1 + (bq - 1), bq)
+        first = _div(j * bk, bq)
     if call.window is not None:
         last = jnp.minimum(last, _div((j + 1) * bk - 1 + call.window + (bq - 1), bq))
-        rest = jnp.minimum(rest, _div(j * bk + call.window, bq))
     if call.limited:
         last = jnp.where(j * bk < length, last, first)
-    return _ordered(first, plain, rest, last)
-
-
-def _ordered(first: Any, plain: Any, rest: Any, last: Any) -> Ranges:
-    last = jnp.maximum(first, last)
-    clipped = first if plain is first else jnp.clip(plain, first, last)
-    return Ranges(first, clipped, jnp.clip(rest, clipped, last), last)
+    return first, jnp.maximum(first, last)
 
 
 def _div(a: Any, b: int) -> Array:
@@ -117,35 +100,47 @@ def dot(call: Call, a: Array, b: Array, dimensions: Any) -> Array:
     return jax.lax.dot_general(a, b, dimensions, precision=precision, preferred_element_type=jnp.float32)
 
 
-def exp2(call: Call, x: Array) -> Array:
-    """2^x in one instruction: the library's function scales around subnormal results, which are zero here."""
+def exp2(call: Call, x: Array, row: Array | None = None, c: float = 1.0, cap: bool = False) -> Array:
+    """2^x, or 2^(x c - row) with row broadcast over x. cap: at most 1.
+
+    On the card one multiply-add and one exp2 instruction, spelled out: products and sums are not contracted by the
+    compiler, and the library's exp2 scales around subnormal results, which count as zero here.
+    """
     if call.interpret:
-        return jnp.exp2(x)
-    shape = jax.ShapeDtypeStruct(x.shape, jnp.float32)
+        power = x if row is None else x * c - row
+        return jnp.exp2(jnp.minimum(power, 0.0) if cap else power)
+    lines = ["ex2.approx.ftz.f32 $0, t;"]
+    if cap:
+        lines.insert(0, "min.ftz.f32 t, t, 0f00000000;")
+    if row is None:
+        lines.insert(0, "mov.f32 t, $1;")
+    else:
+        lines.insert(0, f"fma.rn.ftz.f32 t, $1, 0f{struct.pack('>f', c).hex().upper()}, $2;")
+    args = [x] if row is None else [x, jnp.broadcast_to(-row, x.shape)]
     return plgpu.elementwise_inline_asm(
-        "ex2.approx.ftz.f32 $0, $1;", args=[x], constraints="=f,f", pack=1, result_shape_dtypes=[shape]
-    )[0]
+        f"{{ .reg .f32 t; {' '.join(lines)} }}", args=args, constraints="=f" + ",f" * len(args), pack=1,
+        result_shape_dtypes=[jax.ShapeDtypeStruct(x.shape, jnp.float32)],
+    )[0]  # fmt: skip
 
 
-def rows(ref: Any, start: Any, size: int, below: Any = None) -> Array:
-    """size rows of ref (n, K) or (n,) from `start`; those where `below` (size,) is False are zeros. None: take all."""
+def rows(ref: Any, start: Any, size: int, below: Any = None, other: float = 0) -> Array:
+    """size rows of ref (n, K) or (n,) from `start`; those where `below` (size,) is False are `other`. None: all."""
     index = (pl.ds(start, size), *(slice(None),) * (len(ref.shape) - 1))
     if below is None:
         return plgpu.load(ref.at[index])
     mask = below if len(ref.shape) == 1 else below[:, None]
-    return plgpu.load(ref.at[index], mask=mask, other=0)
+    return plgpu.load(ref.at[index], mask=mask, other=other)
+
+
+def below(start: Any, size: int, length: int) -> Array | None:
+    """(size,) bool: which positions from `start` are inside an axis of `length`; None where blocks divide it."""
+    return None if length % size == 0 else start + jnp.arange(size, dtype=jnp.int32) < length
 
 
 def seen_keys(start: Any, size: int, length: Any, keep: Any) -> Array:
     """(size,) bool: which keys from `start` are visible to the sample. keep: ref (S,) int8 or None."""
     seen = start + jnp.arange(size, dtype=jnp.int32) < length
     return seen if keep is None else seen & (rows(keep, start, size, seen) > 0)
-
-
-def visible(call: Call, seen: Array, query: Any, key: Any, blocks: Blocks) -> Array:
-    """(bq, bk) bool, which pairs are visible; query and key: positions of the block's first ones."""
-    result = jnp.broadcast_to(seen[None, :], (blocks.queries, blocks.keys))
-    return result & near(call, query, key, blocks) if call.causal else result
 
 
 def near(call: Call, query: Any, key: Any, blocks: Blocks) -> Array:
@@ -156,16 +151,21 @@ def near(call: Call, query: Any, key: Any, blocks: Blocks) -> Array:
     return ahead >= 0 if call.window is None else (ahead >= 0) & (ahead < call.window)
 
 
-def add_bias(call: Call, scores: Array, bias: Any, query: Any, key: Any, blocks: Blocks) -> Array:
-    """scores (bq, bk), times c, plus the bias in base 2. bias: ref (T, S) or (S,), or None."""
+def add_bias(call: Call, scores: Array, bias: Any, query: Any, key: Any, blocks: Blocks) -> tuple[Array, float]:
+    """Plain products (bq, bk) with the bias, and the factor c that turns the result into scores in base 2.
+
+    bias: ref (T, S) or (S,), or None: then the products stay as they are.
+    """
+    c = call.scale * LOG2E
     if bias is None:
-        return scores
+        return scores, c
     columns = key + jnp.arange(blocks.keys, dtype=jnp.int32) < call.keys
     if len(bias.shape) == 1:
-        return scores + (rows(bias, key, blocks.keys, columns).astype(jnp.float32) * LOG2E)[None, :]
-    inside = (query + jnp.arange(blocks.queries, dtype=jnp.int32) < call.queries)[:, None] & columns[None, :]
-    piece = plgpu.load(bias.at[pl.ds(query, blocks.queries), pl.ds(key, blocks.keys)], mask=inside, other=0)
-    return scores + piece.astype(jnp.float32) * LOG2E
+        piece = rows(bias, key, blocks.keys, columns)[None, :]
+    else:
+        inside = (query + jnp.arange(blocks.queries, dtype=jnp.int32) < call.queries)[:, None] & columns[None, :]
+        piece = plgpu.load(bias.at[pl.ds(query, blocks.queries), pl.ds(key, blocks.keys)], mask=inside, other=0)
+    return scores * c + piece.astype(jnp.float32) * LOG2E, 1.0
 
 
 def length_of(call: Call, lengths: Any) -> Any:

@@ -49,33 +49,41 @@ def attention_forward(
     blocks, i = call.tile.forward, pl.program_id(0)
     bq, bk, start = blocks.queries, blocks.keys, i * blocks.queries
     length = common.length_of(call, lengths)
-    inside = None if call.queries % bq == 0 else start + jnp.arange(bq, dtype=jnp.int32) < call.queries
+    inside = common.below(start, bq, call.queries)
     queries = common.rows(q, start, bq, inside)
 
     def block(masked: bool, j: Array, carry: Any) -> Any:
         acc, top, total = carry
         seen = common.seen_keys(j * bk, bk, length, keep) if masked else None
-        s = dot(call, queries, common.rows(k, j * bk, bk, seen), NT)
-        c = call.scale * LOG2E
-        if seen is None and bias is None:
-            now = jnp.maximum(top, jnp.max(s, axis=1) * c)
-            p = common.exp2(call, s * c - now[:, None])
-        else:
-            s = common.add_bias(call, s * c, bias, start, j * bk, blocks)
-            if seen is not None:
-                s = jnp.where(common.visible(call, seen, start, j * bk, blocks), s, HIDDEN)
-            now = jnp.maximum(top, jnp.max(s, axis=1))
-            p = common.exp2(call, s - now[:, None])
+        products = dot(call, queries, common.rows(k, j * bk, bk, seen), NT)
+        s, c = common.add_bias(call, products, bias, start, j * bk, blocks)
+        if seen is not None:
+            visible = jnp.broadcast_to(seen[None, :], s.shape)
+            if call.causal:
+                visible &= common.near(call, start, j * bk, blocks)
+            s, c = jnp.where(visible, s * c, HIDDEN), 1.0
+        now = jnp.maximum(top, jnp.max(s, axis=1) * c)
+        p = common.exp2(call, s, now[:, None], c)
         shrink = common.exp2(call, top - now)
         values = common.rows(v, j * bk, bk, seen)
         acc = acc * shrink[:, None] + dot(call, p.astype(values.dtype), values, NN)
         return acc, now, total * shrink + jnp.sum(p, axis=1)
 
+    def walk(masked: bool, first: Any, last: Any, carry: Any) -> Any:
+        return jax.lax.fori_loop(first, last, functools.partial(block, masked), carry)
+
     fill = lambda value: jnp.full((bq,), value, jnp.float32)
-    whole = not call.limited and keep is None and not call.causal and call.keys % bk == 0
+    carry: Any = (jnp.zeros((bq, call.head), jnp.float32), fill(FLOOR), fill(0.0))
     ranges = common.key_ranges(call, blocks, i, length)
-    carry = (jnp.zeros((bq, call.head), jnp.float32), fill(FLOOR), fill(0.0))
-    acc, top, total = ranges.walk(block, carry, whole, keep is None)
+    if keep is not None:
+        carry = walk(True, ranges.first, ranges.last, carry)
+    else:
+        if call.window is not None:
+            carry = walk(True, ranges.first, ranges.plain, carry)
+        carry = walk(False, ranges.plain, ranges.rest, carry)
+        if call.limited or call.causal or call.keys % bk:
+            carry = walk(True, ranges.rest, ranges.last, carry)
+    acc, top, total = carry
     some = total > 0
     safe = jnp.where(some, total, 1.0)
     acc = acc * jnp.where(some, 1.0 / safe, 0.0)[:, None]
