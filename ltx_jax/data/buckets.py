@@ -2,12 +2,82 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Sequence
 
 from ltx_jax.config import require
 from ltx_jax.media.resize import covering
 
 Shape = tuple[int, int, int]  # frames, height, width
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Bucket:
+    """Clips of one size: height, width in pixels, frames at fps (frames per second); fps 0: as each file has it."""
+
+    height: int
+    width: int
+    frames: int
+    fps: float
+
+    @property
+    def name(self) -> str:
+        """WIDTHxHEIGHTxFRAMES@FPS, as `parse_buckets` reads it and as shards are named."""
+        return f"{self.width}x{self.height}x{self.frames}@{self.fps:g}"
+
+    @property
+    def shape(self) -> Shape:
+        """(frames, height, width)."""
+        return self.frames, self.height, self.width
+
+    @property
+    def seconds(self) -> float:
+        """The length of a clip."""
+        return self.frames / self.fps
+
+
+def parse_buckets(names: Sequence[str], fps: float) -> tuple[Bucket, ...]:
+    """Buckets of names WxHxF or WxHxF@FPS; `fps` where a name says none, and FPS may be "source": the file's own.
+
+    Raises UserError for a name of another form and for one that is given twice.
+    """
+    buckets = []
+    for name in names:
+        found = re.fullmatch(r"(\d+)x(\d+)x(\d+)(?:@(source|\d+(?:\.\d+)?))?", name.strip())
+        require(found is not None, f"'{name}' is no bucket; write WIDTHxHEIGHTxFRAMES or WIDTHxHEIGHTxFRAMES@FPS.")
+        assert found is not None
+        width, height, frames = (int(n) for n in found.groups()[:3])
+        rate = {None: fps, "source": 0.0}.get(found[4])
+        buckets.append(Bucket(height, width, frames, float(found[4]) if rate is None else rate))
+    require(len(set(buckets)) == len(buckets), f"A bucket is named twice in {', '.join(names)}.")
+    return tuple(buckets)
+
+
+def checked_buckets(names: Sequence[str], fps: float, scale: Shape) -> tuple[Bucket, ...]:
+    """`parse_buckets`, refusing what `check_buckets` refuses. scale: pixels per latent cell (time, height, width)."""
+    buckets = parse_buckets(names, fps)
+    check_buckets([bucket.shape for bucket in buckets], scale)
+    return buckets
+
+
+def best_bucket(size: tuple[int, int], seconds: float, fps: float, buckets: Sequence[Bucket]) -> Bucket | None:
+    """The bucket for `seconds` of a video of (height, width) at `fps`; None when it is shorter than all.
+
+    The rule of `choose_bucket`, frames counted at the bucket's own rate; between equal sizes the nearest rate wins.
+    The result says the rate, also where the bucket leaves it to the file.
+    """
+    rated = [b if b.fps else dataclasses.replace(b, fps=round(fps, 3)) for b in buckets]
+    possible = [b for b in rated if b.frames <= frames_at(seconds, b.fps)]
+    if not possible:
+        return None
+    longest = max(b.frames for b in possible)
+    shape = choose_bucket((longest, *size), [b.shape for b in possible])
+    return min((b for b in possible if b.shape == shape), key=lambda b: abs(math.log(b.fps / fps)))
+
+
+def frames_at(seconds: float, fps: float) -> int:
+    """Frames of a rate in a time, to the nearest: a file's stated length is often a little off."""
+    return int(seconds * fps + 0.5)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -45,7 +45,7 @@ def build_index(
     listed at the end; captions that are missing are counted. With `workdir` the index is kept in data_index.json.
     Raises UserError when the path does not exist, holds no video, or none is readable.
     """
-    files = list(_listed(Path(path)))
+    files = list(listed_videos(Path(path)))
     if not files:
         raise UserError(f"There is no video in '{path}'; give a folder of video files or a CSV or JSONL list of them.")
     entries, rejected = [], []
@@ -78,7 +78,11 @@ def _say(entries: list[Entry], rejected: list[tuple[str, str]]) -> None:
         print(f"{len(rejected)} files skipped: {names}", file=sys.stderr)
 
 
-def _listed(path: Path) -> Iterator[tuple[Path, str]]:
+def listed_videos(path: Path) -> Iterator[tuple[Path, str]]:
+    """File and caption of every video at `path`: a folder, searched through, a CSV, JSON or JSONL list, or one file.
+
+    Raises UserError when the path does not exist or the list cannot be read; the files themselves are not looked at.
+    """
     if path.is_dir():
         for file in sorted(p for p in path.rglob("*") if p.is_file() and p.suffix.lower() in ENDINGS):
             yield file, _sidecar(file)

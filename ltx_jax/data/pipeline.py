@@ -4,6 +4,7 @@ Hosts and workers only divide the work: each host loads its rows of the same glo
 of the next step, so a checkpoint stores one integer and a resume may use other workers or hosts.
 """
 
+import copy
 import functools
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
@@ -29,7 +30,7 @@ class Rows(Protocol):
     def item(self, number: int, draw: int) -> Any: ...
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=64)
 def _permutation(length: int, seed: int, epoch: int) -> np.ndarray:
     return numpy_rng(seed, "data.order", epoch).permutation(length)
 
@@ -112,13 +113,11 @@ def _own(batch: dict[str, Any]) -> dict[str, Any]:
 
 
 class _At:
-    """`Batches.at` without its iterator, to be sent to worker processes."""
+    """`Batches.at` without the running iterator, to be sent to worker processes."""
 
     def __init__(self, batches: Batches):
-        self._arguments = (batches._rows, batches._seed, batches._global, batches._collate)
-        self._local, self._offset = batches._local, batches._offset
+        self._batches = copy.copy(batches)
+        self._batches._iterator = None
 
     def __call__(self, step: int) -> Any:
-        reader = Batches(*self._arguments)
-        reader._local, reader._offset = self._local, self._offset
-        return reader.at(int(step))
+        return self._batches.at(int(step))

@@ -140,6 +140,12 @@ def read_all(path: str | os.PathLike[str], height: int, width: int) -> tuple[np.
     return np.stack([picture for _, picture in pairs]), np.array([time for time, _ in pairs])
 
 
+def thumbnails(path: str | os.PathLike[str], side: int) -> Iterator[tuple[float, np.ndarray]]:
+    """Time in seconds and a small picture uint8 (side, side, 3), its aspect not kept, of every frame of a file."""
+    for time, frame in _timed_frames(path, 0.0):
+        yield time, frame.to_ndarray(format="rgb24", width=side, height=side, interpolation="AREA")
+
+
 def on_screen(pictures: np.ndarray, times: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """The pictures that are on screen at the `wanted` times, as `read_video` chooses them."""
     return pictures[np.clip(np.searchsorted(times - 1e-6, wanted, side="right") - 1, 0, len(times) - 1)]

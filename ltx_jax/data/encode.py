@@ -1,0 +1,139 @@
+"""Clips to records: latents of both streams and text features, in batches of one shape.
+
+Letters: B batch, T video tokens, A audio tokens, S text tokens, C channels, E width of text features.
+"""
+
+import dataclasses
+import functools
+import json
+import zlib
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+from jax.sharding import Mesh
+
+from ltx_jax.bundle import Bundle, audio_tokens, modules, video_tokens
+from ltx_jax.checkpoints.load import load_bundle
+from ltx_jax.config import require, to_mapping
+from ltx_jax.data.clips import Clip
+from ltx_jax.data.records import pack
+from ltx_jax.diffusion.geometry import audio_length
+from ltx_jax.errors import UserError
+from ltx_jax.models.text.features import stack_states
+from ltx_jax.parallel.mesh import MeshConfig, make_mesh
+from ltx_jax.parallel.program import batch_like, place, replicated
+
+Array = jax.Array
+PARTS = ("text", "connectors", "video_encoder", "video_statistics", "audio_encoder", "audio_statistics")
+CONFIGS = ("text", "connectors", "video_vae", "audio_vae", "text_length")  # what records depend on
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderSpec:
+    """A `ClipEncoder` by its files, to be opened where it works: here, or in a Ray actor."""
+
+    checkpoint: str
+    text_encoder: str | None = None
+    batch: int = 4
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self):
+        require(self.batch >= 1, f"At least one clip must be encoded at a time, not {self.batch}.")
+
+    def bundle(self) -> Bundle:
+        """The model; its weights are read when they are used. Raises UserError as `load_bundle`."""
+        dtype = ml_dtypes.bfloat16 if self.dtype == "bfloat16" else np.float32
+        return load_bundle(self.checkpoint, self.text_encoder, dtype)
+
+    def open(self) -> "ClipEncoder":
+        """The encoder, its weights on this process's devices."""
+        return ClipEncoder(self.bundle(), self.batch, self.dtype)
+
+
+class ClipEncoder:
+    """A model's encoders on the devices. Each bucket is compiled once: batches are filled up to `batch` clips.
+
+    dtype: of the networks' computation; the audio encoder is float32 (spec training.md 7.7). Video latents and text
+    features are stored in bfloat16, audio latents in float32 (7.8).
+    """
+
+    def __init__(self, bundle: Bundle, batch: int = 4, dtype: str = "float32", mesh: Mesh | None = None):
+        """Raises UserError when the bundle has no text encoder."""
+        release = bundle.release
+        if release.text is None or bundle.tokenizer is None:
+            raise UserError(f"The text encoder of {release.name} is not supported yet.")
+        self.batch = batch
+        self._mesh = mesh or make_mesh(MeshConfig())
+        platform = self._mesh.devices.flat[0].platform
+        nets = modules(release, dtype=jnp.dtype(dtype), platform=platform)
+        nets["audio_encoder"] = modules(release, platform=platform)["audio_encoder"]
+        self._tokenizer = bundle.tokenizer
+        self._params = jax.device_put({part: bundle.params[part] for part in PARTS}, replicated(self._mesh))
+        self._video = jax.jit(lambda params, video: video_tokens(nets, params, video.astype(jnp.float32) / 127.5 - 1))
+        self._audio = jax.jit(functools.partial(audio_tokens, nets), static_argnums=2)
+        self._text = jax.jit(functools.partial(text_features, nets))
+
+    def __call__(self, clips: Sequence[Clip], items: Sequence[dict[str, Any]]) -> list[bytes]:
+        """A record of every clip, all of one bucket, at most `batch`; items: as `read_clip` gives them."""
+        bucket = clips[0].bucket
+        stack = lambda name: np.stack([item[name] for item in items])
+        video = self._run(self._video, stack("video"))
+        audio = self._run(self._audio, stack("audio"), static=(audio_length(bucket.frames, bucket.fps),))
+        text = self.text([clip.caption for clip in clips])
+        records = []
+        for i, (clip, item) in enumerate(zip(clips, items, strict=True)):
+            arrays = {"video": video[i].astype(ml_dtypes.bfloat16), "audio": audio[i].astype(np.float32), **text[i]}
+            metadata = {
+                "caption": clip.caption, "has_audio": str(int(item["has_audio"])), "file": clip.name,
+                "start": f"{clip.start:g}",
+            }  # fmt: skip
+            records.append(pack(arrays, metadata))
+        return records
+
+    def text(self, captions: Sequence[str]) -> list[dict[str, np.ndarray]]:
+        """Features of the real tokens of every caption, at most `batch`: video_features (n, E), audio_features.
+
+        The second is left out where the release makes the same for both streams.
+        """
+        ids, mask = self._tokenizer(captions)
+        video, audio = self._run(self._text, ids, mask)
+        shared = video.shape == audio.shape and np.array_equal(video, audio)
+        streams = {"video_features": video} | ({} if shared else {"audio_features": audio})
+        pick = lambda x, i: x[i][mask[i] != 0].astype(ml_dtypes.bfloat16)
+        return [{name: pick(x, i) for name, x in streams.items()} for i in range(len(captions))]
+
+    def empty(self) -> bytes:
+        """The record of the empty caption, for training without a caption."""
+        return pack(self.text([""])[0], {"caption": ""})
+
+    def _run(self, function: Any, *arrays: np.ndarray, static: tuple[Any, ...] = ()) -> Any:
+        """Call with the batch filled up by copies of its last row; returns host arrays without them."""
+        count = len(arrays[0])
+        full = [np.concatenate([x, np.repeat(x[-1:], self.batch - count, axis=0)]) for x in arrays]
+        with jax.set_mesh(self._mesh):
+            placed = [place(x, batch_like(x, self._mesh)) for x in full]
+            result = function(self._params, *placed, *static)
+        return jax.tree.map(lambda x: np.asarray(x)[:count], result)
+
+
+def text_features(nets: Any, params: Any, ids: Array, mask: Array) -> tuple[Array, Array]:
+    """The feature extractor's output (B, S, E) and (B, S, E') for token ids and mask (B, S): before the connectors."""
+    states = stack_states(nets["text"].apply({"params": params["text"]}, ids, mask))  # (B, S, H, G)
+    return nets["connectors"].apply({"params": params["connectors"]}, states, mask, method="extract")
+
+
+def model_identity(bundle: Bundle) -> dict[str, str]:
+    """What tells two models' records apart, JSON-able: a number for the parts' configuration, one for the weights.
+
+    The weights are known by their smallest telling pieces: both autoencoders' statistics and the extractor's output.
+    """
+    configs = json.dumps({name: to_mapping(getattr(bundle.release, name)) for name in CONFIGS}, sort_keys=True)
+    pieces = [bundle.params["video_statistics"], bundle.params["audio_statistics"]]
+    value = 0
+    for leaf in jax.tree.leaves(pieces):
+        value = zlib.crc32(np.asarray(leaf, np.float32).tobytes(), value)
+    return {"configuration": f"{zlib.crc32(configs.encode()):08x}", "latents": f"{value:08x}"}
