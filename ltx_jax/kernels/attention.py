@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from ltx_jax.kernels.blocked import blocked_attention
+from ltx_jax.kernels.context import attend, make_plan
+from ltx_jax.kernels.local import Kernel
 from ltx_jax.kernels.reference import reference_attention
 from ltx_jax.kernels.sharded import on_mesh, query_partition
 from ltx_jax.kernels.spec import AttentionSpec, Mask
@@ -32,10 +34,25 @@ def attention(q: Array, k: Array, v: Array, mask: Mask = Mask(), spec: Attention
         k, v = (jnp.repeat(x, groups, axis=2) for x in (k, v))  # contiguous: head n reads n // groups
     mesh = jax.sharding.get_abstract_mesh()
     name = _choose(q, k, spec, mesh) if spec.implementation == "auto" else spec.implementation
+    if name == "reference" and not _named(spec):
+        return reference_attention(q, k, v, mask, spec)
+    tile = tile_for(mesh.abstract_device.device_kind) if name == "tpu" else None
+    kernel = Kernel("tpu", spec, tile) if name == "tpu" else Kernel("blocked", spec)
+    fits = (lambda heads: _takes(q, k, heads)) if name == "tpu" else (lambda heads: True)
+    plan = make_plan(kernel, q, k, spec, mesh, fits)
+    if plan is not None:
+        return attend(plan, q, k, v, mask)
     if name == "tpu":
-        local = functools.partial(tpu_attention, tile=tile_for(mesh.abstract_device.device_kind))
-        return on_mesh(local, q, k, v, mask, spec, mesh)
-    return {"reference": reference_attention, "blocked": blocked_attention}[name](q, k, v, mask, spec)
+        return on_mesh(functools.partial(tpu_attention, tile=tile), q, k, v, mask, spec, mesh)
+    local = reference_attention if name == "reference" else blocked_attention
+    if mesh.empty or mesh.size == 1:
+        return local(q, k, v, mask, spec)
+    return on_mesh(local, q, k, v, mask, spec, mesh)
+
+
+def _named(spec: AttentionSpec) -> bool:
+    """Whether the call asks for a form of context parallelism."""
+    return spec.context not in ("auto", "gather")
 
 
 def _choose(q: Array, k: Array, spec: AttentionSpec, mesh: Any) -> str:
@@ -43,7 +60,7 @@ def _choose(q: Array, k: Array, spec: AttentionSpec, mesh: Any) -> str:
     if (
         not mesh.empty
         and mesh.abstract_device.platform == "tpu"
-        and pairs > KERNEL_SMALL
+        and (pairs > KERNEL_SMALL or _named(spec))
         and _fits_kernel(q, k, spec, mesh)
     ):
         return "tpu"
@@ -55,5 +72,10 @@ def _fits_kernel(q: Array, k: Array, spec: AttentionSpec, mesh: Any) -> bool:
     heads = query_partition(q.shape, spec, mesh)[2]
     axes = (heads,) if isinstance(heads, str) else heads or ()
     share = q.shape[2] // math.prod(mesh.shape[a] for a in axes)
-    local = lambda x: jax.ShapeDtypeStruct((*x.shape[:2], share, x.shape[3]), x.dtype)
+    return _takes(q, k, share)
+
+
+def _takes(q: Array, k: Array, heads: int) -> bool:
+    """Whether the TPU kernel takes `heads` heads of q and k."""
+    local = lambda x: jax.ShapeDtypeStruct((*x.shape[:2], heads, x.shape[3]), x.dtype)
     return unsupported(local(q), local(k), local(k)) is None  # type: ignore[arg-type]

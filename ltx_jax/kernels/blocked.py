@@ -24,7 +24,40 @@ def blocked_attention(q: Array, k: Array, v: Array, mask: Mask, spec: AttentionS
 
     Differentiable in q, k, v (not in the bias). A query whose keys are all hidden gives zeros and passes no gradient.
     """
-    b, t, n, width = q.shape
+    return blocked_attention_with_statistics(q, k, v, mask, spec, block)[0]
+
+
+def blocked_attention_with_statistics(
+    q: Array, k: Array, v: Array, mask: Mask, spec: AttentionSpec, block: int = BLOCK
+) -> tuple[Array, Array]:
+    """As `blocked_attention`, and the log-sum-exp of each row's scores, (B, N, T) float32, HIDDEN where no key is seen.
+
+    Both are differentiable, so that results over parts of the keys can be merged.
+    """
+    static, arrays = _prepare(q, k, v, mask, spec, block)
+    out, lse = _attend(static, *arrays)
+    return _from_blocks(out, q.shape[1]), _rows(lse, q.shape[1])
+
+
+def blocked_backward(
+    q: Array, k: Array, v: Array, mask: Mask, spec: AttentionSpec, lse: Array, delta: Array, d_out: Array,
+    block: int = BLOCK,
+) -> tuple[Array, Array, Array]:  # fmt: skip
+    """dq, dk, dv of rows whose log-sum-exp over all their keys, here or elsewhere, is lse: (B, N, T) float32.
+
+    delta: rowsum(d_out out) minus the cotangent of lse, (B, N, T) float32. d_out: (B, T, N, K).
+    """
+    static, (q_, k_, v_, keep, bias) = _prepare(q, k, v, mask, spec, block)
+    size, t = q_.shape[3], q.shape[1]
+    rows = lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, _ceil(t, size) - t))).reshape(*x.shape[:2], -1, size)
+    rows_of = lambda x: rows(x).transpose(2, 0, 1, 3)  # (blocks, B, N, size)
+    found = _backward(static, q_, k_, v_, keep, bias, rows_of(lse), rows_of(delta), _to_blocks(d_out, size))
+    return tuple(_from_blocks(x, length) for x, length in zip(found, (t, k.shape[1], k.shape[1]), strict=True))  # type: ignore[return-value]
+
+
+def _prepare(q: Array, k: Array, v: Array, mask: Mask, spec: AttentionSpec, block: int) -> tuple[Any, tuple[Any, ...]]:
+    """Static settings, and (q, k, v, keep, bias) cut into blocks."""
+    b, t, _, width = q.shape
     s = k.shape[1]
     scale = width**-0.5 if spec.scale is None else spec.scale
     bq, bk = min(block, t), min(block, s)
@@ -33,11 +66,8 @@ def blocked_attention(q: Array, k: Array, v: Array, mask: Mask, spec: AttentionS
     if mask.keep is not None:
         keep = keep & jnp.pad(mask.keep, ((0, 0), (0, _ceil(s, bk) - s)))
     bias = None if mask.bias is None else _pad_bias(mask.bias, t, _ceil(t, bq), s, _ceil(s, bk))
-    blocks = lambda x, size: _to_blocks(x, size)  # (blocks, B, N, size, K)
-    static = (scale, spec.causal, spec.window)
-    out = _attend(static, blocks(q, bq), blocks(k, bk), blocks(v, bk), _split(keep, bk), bias)
-    out = out.transpose(1, 0, 3, 2, 4).reshape(b, -1, n, width)  # (B, T padded, N, K)
-    return out[:, :t]
+    blocks = (_to_blocks(q, bq), _to_blocks(k, bk), _to_blocks(v, bk))
+    return (scale, spec.causal, spec.window), (*blocks, _split(keep, bk), bias)
 
 
 def _ceil(length: int, block: int) -> int:
@@ -48,6 +78,15 @@ def _to_blocks(x: Array, size: int) -> Array:
     b, t, n, width = x.shape
     x = jnp.pad(x, ((0, 0), (0, _ceil(t, size) - t), (0, 0), (0, 0)))
     return x.reshape(b, -1, size, n, width).transpose(1, 0, 3, 2, 4)  # (blocks, B, N, size, K)
+
+
+def _from_blocks(x: Array, length: int) -> Array:
+    _, b, n, _, width = x.shape
+    return x.transpose(1, 0, 3, 2, 4).reshape(b, -1, n, width)[:, :length]  # (B, T, N, K)
+
+
+def _rows(x: Array, length: int) -> Array:
+    return x.transpose(1, 2, 0, 3).reshape(*x.shape[1:3], -1)[:, :, :length]  # (B, N, T)
 
 
 def _split(keep: Array, size: int) -> Array:
@@ -77,8 +116,8 @@ def _scores(static: Any, q: Array, k: Array, keep: Array, bias: Array | None, i:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(static: Any, q: Array, k: Array, v: Array, keep: Array, bias: Array | None) -> Array:
-    return _forward(static, q, k, v, keep, bias)[0]
+def _attend(static: Any, q: Array, k: Array, v: Array, keep: Array, bias: Array | None) -> tuple[Array, Array]:
+    return _forward(static, q, k, v, keep, bias)
 
 
 def _forward(static: Any, q: Array, k: Array, v: Array, keep: Array, bias: Array | None) -> tuple[Array, Array]:
@@ -106,16 +145,24 @@ def _forward(static: Any, q: Array, k: Array, v: Array, keep: Array, bias: Array
     return jax.lax.map(query_block, (jnp.arange(q.shape[0]), q))
 
 
-def _attend_forward(static: Any, q: Array, k: Array, v: Array, keep: Array, bias: Array | None) -> tuple[Array, Any]:
+def _attend_forward(static: Any, q: Array, k: Array, v: Array, keep: Array, bias: Array | None) -> tuple[Any, Any]:
     out, lse = _forward(static, q, k, v, keep, bias)
-    return out, (q, k, v, keep, bias, out, lse)
+    return (out, lse), (q, k, v, keep, bias, out, lse)
 
 
-def _attend_backward(static: Any, saved: Any, d_out: Array) -> tuple[Any, ...]:
-    """dv = P^T do; dp = do v^T; ds = P (dp - rowsum(do o)); dq = scale ds k; dk = scale ds^T q."""
+def _attend_backward(static: Any, saved: Any, cotangents: tuple[Array, Array]) -> tuple[Any, ...]:
     q, k, v, keep, bias, out, lse = saved
+    d_out, d_lse = cotangents
+    delta = jnp.sum(d_out.astype(jnp.float32) * out.astype(jnp.float32), axis=-1) - d_lse  # (blocks, B, N, bq)
+    gradients = _backward(static, q, k, v, keep, bias, lse, delta, d_out)
+    return (*gradients, None, None if bias is None else jnp.zeros_like(bias))
+
+
+def _backward(
+    static: Any, q: Array, k: Array, v: Array, keep: Array, bias: Array | None, lse: Array, delta: Array, d_out: Array
+) -> tuple[Array, Array, Array]:
+    """dv = P^T do; dp = do v^T; ds = P (dp - delta); dq = scale ds k; dk = scale ds^T q. All arrays in blocks."""
     scale = static[0]
-    delta = jnp.sum(d_out.astype(jnp.float32) * out.astype(jnp.float32), axis=-1)  # (blocks, B, N, bq)
 
     def key_block(dq: Array, item: Any) -> tuple[Array, tuple[Array, Array]]:
         j, kj, vj, keep_j = item
@@ -140,7 +187,7 @@ def _attend_backward(static: Any, saved: Any, d_out: Array) -> tuple[Any, ...]:
 
     items = (jnp.arange(k.shape[0]), k, v, keep)
     dq, (dk, dv) = jax.lax.scan(key_block, jnp.zeros(q.shape, jnp.float32), items)
-    return dq.astype(q.dtype), dk, dv, None, None if bias is None else jnp.zeros_like(bias)
+    return dq.astype(q.dtype), dk, dv
 
 
 _attend.defvjp(_attend_forward, _attend_backward)

@@ -1,7 +1,7 @@
 """A one-device attention kernel on a mesh: every device attends its own queries to all keys of its samples and heads.
 
-Batch, query tokens and heads stay where the rules table puts them; keys and values are gathered over `context`. The
-ring and all-to-all forms, which never hold all keys, are to come beside this one.
+Batch, query tokens and heads stay where the rules table puts them; keys and values are whole over `context`: for text
+and audio keys they are so anyway. context.py has the forms that never hold all keys of a long stream.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ Local = Callable[[Array, Array, Array, Mask, AttentionSpec], Array]
 
 def query_partition(shape: tuple[int, ...], spec: AttentionSpec, mesh: Any) -> PartitionSpec:
     """How queries (B, T, N, K) lie on `mesh`; tokens stay whole where their index matters (causal masks)."""
-    tokens = None if spec.causal else "tokens"
+    tokens = None if spec.causal else spec.query_tokens
     return partition(("batch", tokens, "act_heads", None), shape, mesh)
 
 

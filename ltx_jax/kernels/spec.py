@@ -7,6 +7,7 @@ import jax
 from flax import struct
 
 Implementation = Literal["auto", "reference", "blocked", "tpu"]
+Context = Literal["auto", "gather", "ring", "ulysses", "hybrid"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,12 +16,17 @@ class AttentionSpec:
 
     scale: multiplies q k^T; None means 1/sqrt(K). causal: key index <= query index. window: with `causal`, keys
     within the last `window` positions, the query's own included. implementation: "auto" chooses by device and size.
+    query_tokens, key_tokens: logical names of the token axes (parallel/rules.py), which say whether they are sharded.
+    context: how sharded queries meet sharded keys (context.py); "gather" lets every device hold all keys.
     """
 
     scale: float | None = None
     causal: bool = False
     window: int | None = None
     implementation: Implementation = "auto"
+    query_tokens: str = "tokens"
+    key_tokens: str = "tokens_replicated"
+    context: Context = "auto"
 
 
 @struct.dataclass

@@ -74,13 +74,42 @@ def tpu_attention_with_statistics(
     Both are differentiable, so results over parts of the keys can be merged: with weights softmax(lse) over the parts,
     the whole output is their weighted sum.
     """
+    call, arrays = _prepare(q, k, v, mask, spec, tile, interpret)
+    results: Any = _attend(call, *arrays)
+    out, lse = results
+    return out.reshape(q.shape), lse
+
+
+def tpu_backward(
+    q: Array, k: Array, v: Array, mask: Mask, spec: AttentionSpec, lse: Array, delta: Array, d_out: Array,
+    *, tile: Tile | None = None, interpret: Interpret = False,
+) -> tuple[Array, Array, Array]:  # fmt: skip
+    """dq, dk, dv of rows whose log-sum-exp over all their keys, here or elsewhere, is lse: (B, N, T) float32.
+
+    delta: rowsum(d_out out) minus the cotangent of lse, (B, N, T) float32. d_out: (B, T, N, K). Raises as
+    `tpu_attention`.
+    """
+    call, arrays = _prepare(q, k, v, mask, spec, tile, interpret)
+    d_out = d_out.reshape(*d_out.shape[:2], -1)  # (B, T, N * K)
+    dq, dk, dv = backward(call, *arrays, lse[:, :, None], delta[:, :, None], d_out)
+    dq = (dq.astype(jnp.float32) * (_scale(q, spec) * LOG2E)).astype(q.dtype)
+    return dq.reshape(q.shape), dk.reshape(k.shape), dv.reshape(v.shape)
+
+
+def _scale(q: Array, spec: AttentionSpec) -> float:
+    return q.shape[-1] ** -0.5 if spec.scale is None else spec.scale
+
+
+def _prepare(
+    q: Array, k: Array, v: Array, mask: Mask, spec: AttentionSpec, tile: Tile | None, interpret: Interpret
+) -> tuple[Call, tuple[Any, ...]]:
+    """The call's static half, and its arrays as the kernels take them."""
     reason = unsupported(q, k, v)
     if reason is not None:
         raise NotImplementedError(f"The TPU attention kernels take {SUPPORTED}; here {reason}.")
     (batch, queries, heads, width), keys = q.shape, k.shape[1]
-    scale = width**-0.5 if spec.scale is None else spec.scale
     # One pass that XLA fuses into whatever made q; it saves a multiplication per score in both kernels.
-    q = (q.astype(jnp.float32) * (scale * LOG2E)).astype(q.dtype)
+    q = (q.astype(jnp.float32) * (_scale(q, spec) * LOG2E)).astype(q.dtype)
     flat = lambda x: x.reshape(*x.shape[:2], heads * width)  # (B, T, N * K)
     lengths = jnp.full((batch,), keys, jnp.int32)
     if mask.length is not None:
@@ -88,9 +117,7 @@ def tpu_attention_with_statistics(
     keep = None if mask.keep is None else mask.keep.astype(jnp.float32)[:, None, :]  # (B, 1, S)
     window = spec.window if spec.causal else None
     call = Call(queries, keys, heads, width, spec.causal, window, mask.length is not None, tile or DEFAULT, interpret)
-    results: Any = _attend(call, flat(q), flat(k), flat(v), lengths, keep, mask.bias)
-    out, lse = results
-    return out.reshape(batch, queries, heads, width), lse
+    return call, (flat(q), flat(k), flat(v), lengths, keep, mask.bias)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from ltx_jax.kernels.attention import attention
-from ltx_jax.kernels.spec import Mask
+from ltx_jax.kernels.spec import AttentionSpec, Mask
 from ltx_jax.models.layers import Array, Dtype, Linear, gelu, partitioned, rms_norm
 from ltx_jax.parallel.rules import constrain
 
@@ -19,10 +19,10 @@ Tables = tuple[Array, Array]
 def rotate(x: Array, tables: Tables, rope_type: str = "split") -> Array:
     """Rotate the pairs of every head (spec transformer.md 5.2, 5.3); float32 inside, x's dtype out.
 
-    x: (B, T, N, K); tables: cos and sin, (B or 1, T, N, K/2). A pair is (x[i], x[i + K/2]) in the split layout and
+    x: (B, T, N, K); tables: cos and sin, (B or 1, T, N or 1, K/2). A pair is (x[i], x[i + K/2]) in the split layout and
     (x[2i], x[2i + 1]) in the interleaved one; both layouts read the same tables.
     """
-    cos, sin = (t.astype(jnp.float32) for t in tables)
+    cos, sin = (jnp.asarray(t, jnp.float32) for t in tables)
     y = x.astype(jnp.float32)
     half = x.shape[-1] // 2
     if rope_type == "split":
@@ -77,7 +77,8 @@ class Attention(nn.Module):
         if rope_q is not None:
             q, k = rotate(q, rope_q, self.rope_type), rotate(k, rope_q if rope_k is None else rope_k, self.rope_type)
         q, k, v = checkpoint_name(q, "query"), checkpoint_name(k, "key"), checkpoint_name(v, "value")
-        o = checkpoint_name(attention(q, k, v, mask), "attended")  # (B, T, N, K)
+        spec = AttentionSpec(query_tokens=self.tokens, key_tokens=y_tokens)
+        o = checkpoint_name(attention(q, k, v, mask, spec), "attended")  # (B, T, N, K)
         if keep is not None:
             o = jnp.where(keep[..., None] > 0, o, v)
         if self.gated:

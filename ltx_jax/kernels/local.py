@@ -1,0 +1,61 @@
+"""One device's attention as a pair of functions, whichever kernel runs: ring, all-to-all and merged forms stand on it.
+
+The forward half returns statistics, the backward half takes those of the whole row, so that a device may hold any part
+of a row's keys. Letters: T queries and S keys of this device.
+"""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from ltx_jax.kernels import blocked, tpu
+from ltx_jax.kernels.spec import AttentionSpec, Mask
+from ltx_jax.kernels.tiles import Tile
+
+Array = jax.Array
+HIDDEN = -1e30  # log-sum-exp of a row that sees no key, in every kernel
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """A kernel and its static settings (hashable). tile, interpret: of the TPU kernel; block: of the blocked form."""
+
+    name: Literal["blocked", "tpu"]
+    spec: AttentionSpec = AttentionSpec()
+    tile: Tile | None = None
+    interpret: bool = False
+    block: int = blocked.BLOCK
+
+    def forward(self, q: Array, k: Array, v: Array, mask: Mask) -> tuple[Array, Array]:
+        """Output (B, T, N, K) in q's dtype and log-sum-exp (B, N, T) float32. q: (B, T, N, K); k, v: (B, S, N, K)."""
+        if self.name == "tpu":
+            settings = {"tile": self.tile, "interpret": self.interpret}
+            return tpu.tpu_attention_with_statistics(q, k, v, mask, self.spec, **settings)
+        return blocked.blocked_attention_with_statistics(q, k, v, mask, self.spec, self.block)
+
+    def backward(
+        self, q: Array, k: Array, v: Array, mask: Mask, lse: Array, delta: Array, d_out: Array
+    ) -> tuple[Array, Array, Array]:
+        """dq, dk, dv. lse: (B, N, T) of each row over all its keys, wherever they are; delta: `row_products`."""
+        if self.name == "tpu":
+            settings = {"tile": self.tile, "interpret": self.interpret}
+            return tpu.tpu_backward(q, k, v, mask, self.spec, lse, delta, d_out, **settings)
+        return blocked.blocked_backward(q, k, v, mask, self.spec, lse, delta, d_out, self.block)
+
+
+def row_products(out: Array, d_out: Array) -> Array:
+    """rowsum(d_out out), (B, N, T) float32, of the whole rows' outputs (B, T, N, K)."""
+    return jnp.sum(d_out.astype(jnp.float32) * out.astype(jnp.float32), axis=-1).transpose(0, 2, 1)
+
+
+def merge(total: tuple[Array, Array], part: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Attention over two sets of keys from that over either: (output (B, T, N, K) float32, log-sum-exp (B, N, T)).
+
+    Rows that see nothing stay zeros with HIDDEN.
+    """
+    (out, lse), (other, other_lse) = total, part
+    both = jnp.logaddexp(lse, other_lse)
+    share = lambda x: jnp.exp(x - both).transpose(0, 2, 1)[..., None]  # (B, T, N, 1)
+    return out.astype(jnp.float32) * share(lse) + other.astype(jnp.float32) * share(other_lse), both
