@@ -13,12 +13,14 @@ from ltx_jax.checkpoints.names import to_tree
 from ltx_jax.checkpoints.names.video_vae import (
     attn_names,
     conv_names,
+    neighbourhood_names,
     resnet_names,
     video_decoder_names,
     video_encoder_names,
 )  # fmt: skip
 from ltx_jax.conformance.case import Case
 from ltx_jax.errors import UserError
+from ltx_jax.kernels.neighbourhood import neighbourhood_attention
 from ltx_jax.models import tiling
 from ltx_jax.models.splits import Interval, by_count, by_size, temporal_frames, trapezoid, with_sacrificial_start
 from ltx_jax.models.video_vae import statistics
@@ -28,6 +30,7 @@ from ltx_jax.models.video_vae.conv import CausalConv3d, platform_conv_impl
 from ltx_jax.models.video_vae.decoder import DECODE_NOISE_SCALE, VideoDecoder, mix_decode_noise
 from ltx_jax.models.video_vae.encoder import VideoEncoder, crop_frames, split_moments
 from ltx_jax.models.video_vae.layers import Settings, patchify, unpatchify
+from ltx_jax.models.video_vae.neighbourhood import NeighbourhoodAttention
 
 Outputs = dict[str, np.ndarray]
 Params = Mapping[str, Any]
@@ -126,6 +129,19 @@ def _resnet(case: Case) -> Outputs:
 
 def _attn(case: Case) -> Outputs:
     return _both(case, AttnBlock, to_tree(attn_names("", ()), case.weights))
+
+
+def _neighbourhood(case: Case) -> Outputs:
+    """The bare function on q, k, v, or the layer on channels-last x (section 7)."""
+    c, window = case.config, tuple(case.config["kernel_size"])
+    if c.get("form", "module" if "x" in case.inputs else "function") == "function":
+        q, k, v = (case.inputs[name] for name in ("q", "k", "v"))
+        call = lambda *a: neighbourhood_attention(*a, window, c.get("scale", 1.0))  # type: ignore[arg-type]
+        return {"out": np.asarray(jax.jit(call)(q, k, v))}
+    params = to_tree(neighbourhood_names("", ()), case.weights)
+    split = tuple(c["rope_dim_split"]) if c.get("rope_dim_split") else None
+    layer = NeighbourhoodAttention(window, c["head_dim"], c.get("rope_base", 10000.0), split)  # type: ignore[arg-type]
+    return {"out": np.asarray(jax.jit(layer.apply)({"params": params}, case.inputs["x"]))}
 
 
 def _encode(case: Case) -> Outputs:
@@ -263,6 +279,7 @@ KINDS: dict[str, Callable[[Case], Outputs]] = {
     "video_vae.block.depth_to_space": _depth_to_space,
     "video_vae.block.resnet": _resnet,
     "video_vae.block.attn": _attn,
+    "video_vae.neighbourhood_attention": _neighbourhood,
     "video_vae.encode": _encode,
     "video_vae.decode": _decode,
     "video_vae.splits": _splits,

@@ -71,6 +71,12 @@ def attn_names(official: str, path: Path) -> list[Name]:
     return names
 
 
+def neighbourhood_names(official: str, path: Path) -> list[Name]:
+    """Names of a neighbourhood attention layer of the diffusion decoder; `official` ends in a dot or is empty."""
+    names = linear(f"{official}qkv", (*path, "qkv")) + linear(f"{official}proj", (*path, "proj"))
+    return names + [Name(f"{official}{norm}.weight", (*path, norm)) for norm in ("q_norm", "k_norm")]
+
+
 def _block(
     block: BlockConfig, official: str, path: Path, groups: bool, changes: bool, timestep: bool = False,
     strided: bool = False,
