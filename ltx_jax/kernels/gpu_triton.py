@@ -11,10 +11,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ltx_jax.kernels.gpu_triton_tiles import TritonTile, triton_tile
 from ltx_jax.kernels.gpu_triton_backward import backward
 from ltx_jax.kernels.gpu_triton_common import Array, Call
 from ltx_jax.kernels.gpu_triton_forward import forward
+from ltx_jax.kernels.gpu_triton_tiles import TritonTile, triton_tile
 from ltx_jax.kernels.spec import AttentionSpec, Mask
 
 WIDTHS = (16, 32, 64, 128)
@@ -60,13 +60,40 @@ def triton_attention_with_statistics(
     Both are differentiable, so results over parts of the keys can be merged: with weights softmax(lse) over the parts,
     the whole output is their weighted sum.
     """
+    call, arrays = _prepare(q, k, v, mask, spec, tile, interpret)
+    results: Any = _attend(call, *arrays)
+    return results
+
+
+def triton_backward(
+    q: Array, k: Array, v: Array, mask: Mask, spec: AttentionSpec, lse: Array, delta: Array, d_out: Array,
+    *, tile: TritonTile | None = None, interpret: bool = False,
+) -> tuple[Array, Array, Array]:  # fmt: skip
+    """dq, dk, dv of rows whose log-sum-exp over all their keys, here or elsewhere, is lse: (B, N, T) float32.
+
+    delta: rowsum(d_out out) minus the cotangent of lse, (B, N, T) float32. d_out: (B, T, N, K). Raises as
+    `triton_attention`.
+    """
+    call, arrays = _prepare(q, k, v, mask, spec, tile, interpret)
+    dq, dk, dv = backward(call, *arrays, lse, delta, d_out)
+    return -dq if _negative(spec) else dq, dk, dv
+
+
+def _negative(spec: AttentionSpec) -> bool:
+    return spec.scale is not None and spec.scale < 0
+
+
+def _prepare(
+    q: Array, k: Array, v: Array, mask: Mask, spec: AttentionSpec, tile: TritonTile | None, interpret: bool
+) -> tuple[Call, tuple[Any, ...]]:
+    """The call's static half, and its arrays as the kernels take them."""
     reason = unsupported(q, k, v)
     if reason is not None:
         raise NotImplementedError(f"The Triton attention kernels take {SUPPORTED}; here {reason}.")
     (batch, queries, heads, width), keys = q.shape, k.shape[1]
-    scale = width**-0.5 if spec.scale is None else float(spec.scale)
-    if scale < 0:  # the kernels take the maximum before they multiply
-        q, scale = -q, -scale
+    scale = width**-0.5 if spec.scale is None else abs(float(spec.scale))
+    if _negative(spec):  # the kernels take the maximum before they multiply
+        q = -q
     lengths = jnp.full((batch,), keys, jnp.int32)
     if mask.length is not None:
         lengths = jnp.clip(mask.length.astype(jnp.int32), 0, keys)
@@ -75,8 +102,7 @@ def triton_attention_with_statistics(
         queries, keys, heads, width, scale, spec.causal, spec.window if spec.causal else None,
         mask.length is not None, tile or triton_tile("", width, q.dtype), interpret,
     )  # fmt: skip
-    results: Any = _attend(call, q, k, v, lengths, keep, mask.bias)
-    return results
+    return call, (q, k, v, lengths, keep, mask.bias)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
