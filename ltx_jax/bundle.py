@@ -20,7 +20,7 @@ from ltx_jax.models.text.connectors import TextConnectors
 from ltx_jax.models.text.features import stack_states
 from ltx_jax.models.text.gemma3 import Gemma3
 from ltx_jax.models.text.tokenizer import Tokenizer
-from ltx_jax.models.video_vae import statistics as video_statistics
+from ltx_jax.models import latents as video_statistics
 from ltx_jax.models.video_vae.decoder import VideoDecoder
 from ltx_jax.models.video_vae.encoder import VideoEncoder
 from ltx_jax.releases import Release

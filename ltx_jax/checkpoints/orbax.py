@@ -2,9 +2,11 @@
 
 import logging
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 
 from ltx_jax.errors import UserError
@@ -20,8 +22,10 @@ class Checkpoints:
     """
 
     def __init__(self, folder: str | os.PathLike[str], keep: int):
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep)
         self.folder = Path(folder).absolute()
+        if jax.process_index() == 0:
+            _remove_unfinished(self.folder)
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def latest(self) -> int | None:
@@ -64,6 +68,12 @@ class Checkpoints:
     def close(self) -> None:
         """Wait, then let go of the folder."""
         self._manager.close()
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Delete what killed processes left behind. (Orbax's own clean-up runs on and fails loudly at a quick exit.)"""
+    for path in folder.glob("*.orbax-checkpoint-tmp*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def save_weights(folder: str | os.PathLike[str], weights: Any) -> None:

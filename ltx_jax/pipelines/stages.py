@@ -13,7 +13,7 @@ from ltx_jax.diffusion.geometry import unpatchify_audio, unpatchify_video
 from ltx_jax.diffusion.guidance import keep_array
 from ltx_jax.diffusion.sample import Denoise, Plan, State, run
 from ltx_jax.models.audio_vae import statistics as audio_statistics
-from ltx_jax.models.video_vae import statistics as video_statistics
+from ltx_jax.models import latents as video_statistics
 from ltx_jax.streams import Context, Stream
 
 Array = jax.Array

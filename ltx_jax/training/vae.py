@@ -17,6 +17,7 @@ from ltx_jax.bundle import Modules
 from ltx_jax.config import require
 from ltx_jax.diffusion.geometry import patchify_audio
 from ltx_jax.models.audio_vae.mel import log_mel, stft_magnitude
+from ltx_jax.models.latents import clip_log_variance, sample_latents
 from ltx_jax.random import named_key
 from ltx_jax.releases import Release
 from ltx_jax.training.config import AudioVAEStage, VideoVAEStage
@@ -167,14 +168,14 @@ def pixels(video: Array) -> Array:
 
 
 def reparameterize(mean: Array, log_variance: Array, keys: Array) -> Array:
-    """mean + exp(0.5 clip(log_variance, -30, 20)) noise, float32; one key per sample."""
+    """A draw from the moments, float32; one key per sample."""
     noise = jax.vmap(lambda key: jax.random.normal(key, mean.shape[1:], jnp.float32))(keys)
-    return mean.astype(jnp.float32) + jnp.exp(0.5 * _clipped(log_variance)) * noise
+    return sample_latents(mean, log_variance, noise)
 
 
 def kl_divergence(mean: Array, log_variance: Array) -> Array:
     """KL of N(mean, variance) against N(0, 1) per latent number, float32, of the shape of `mean`."""
-    log_variance = _clipped(log_variance)
+    log_variance = clip_log_variance(log_variance)
     return 0.5 * (jnp.square(mean.astype(jnp.float32)) + jnp.exp(log_variance) - 1 - log_variance)
 
 
@@ -206,10 +207,6 @@ def per_sample(x: Array) -> Array:
 def sample_weights(chosen: Array) -> Array:
     """(B,) weights that average over the chosen samples; all zero where there is none."""
     return chosen / jnp.maximum(jnp.sum(chosen), 1)
-
-
-def _clipped(log_variance: Array) -> Array:
-    return jnp.clip(log_variance.astype(jnp.float32), -30.0, 20.0)
 
 
 def _pooled(video: Array, scale: int) -> Array:

@@ -7,15 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from ltx_jax.config import require
+from ltx_jax.models.latents import MIN_LOG_VARIANCE
 from ltx_jax.models.video_vae.blocks import AttnBlock, MidBlock, ResnetBlock, SpaceToDepthDownsample
 from ltx_jax.models.video_vae.config import BlockConfig, VideoVAEConfig
 from ltx_jax.models.video_vae.conv import ConvImpl
 from ltx_jax.models.video_vae.layers import Settings, batch_sharded, patchify
 
 Array = jax.Array
-
-CONSTANT_LOG_VARIANCE = -30.0  # of latent_log_var "constant", and the floor in sampling
-MAX_LOG_VARIANCE = 20.0
 
 
 def crop_frames(config: VideoVAEConfig, video: Any) -> Any:
@@ -37,12 +35,6 @@ def check_video_shape(config: VideoVAEConfig, frames: int, height: int, width: i
             f"A {what} of {pixels} pixels does not fit the video VAE: it must be a multiple of {factor}, "
             f"so use {max(1, pixels // factor) * factor} pixels.",
         )
-
-
-def sample_latents(means: Array, log_variance: Array, noise: Array) -> Array:
-    """A draw from the moments, not normalised: means + exp(log_variance / 2) noise, the log-variance clipped."""
-    clipped = jnp.clip(log_variance, CONSTANT_LOG_VARIANCE, MAX_LOG_VARIANCE)
-    return means + jnp.exp(0.5 * clipped) * noise
 
 
 class VideoEncoder(nn.Module):
@@ -89,7 +81,7 @@ def split_moments(config: VideoVAEConfig, moments: Array) -> tuple[Array, Array]
     """(means, log_variance), both (..., C), of the encoder's outputs (section 2, Log-variance)."""
     means, rest = moments[..., : config.latent_channels], moments[..., config.latent_channels :]
     if config.latent_log_var == "constant":
-        return means, jnp.full_like(means, CONSTANT_LOG_VARIANCE)
+        return means, jnp.full_like(means, MIN_LOG_VARIANCE)
     return means, jnp.broadcast_to(rest, means.shape)  # "uniform" has one channel for all
 
 
