@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -26,6 +26,7 @@ from ltx_jax.errors import UserError
 from ltx_jax.models.text.features import stack_states
 from ltx_jax.parallel.mesh import MeshConfig, make_mesh
 from ltx_jax.parallel.program import batch_like, place, replicated
+from ltx_jax.releases import Release
 
 Array = jax.Array
 PARTS = ("text", "connectors", "video_encoder", "video_statistics", "audio_encoder", "audio_statistics")
@@ -49,9 +50,9 @@ class EncoderSpec:
         dtype = ml_dtypes.bfloat16 if self.dtype == "bfloat16" else np.float32
         return load_bundle(self.checkpoint, self.text_encoder, dtype)
 
-    def open(self) -> "ClipEncoder":
-        """The encoder, its weights on this process's devices."""
-        return ClipEncoder(self.bundle(), self.batch, self.dtype)
+    def open(self, mesh: Mesh | None = None) -> "ClipEncoder":
+        """The encoder, its weights on the devices of `mesh` (default: all of this process)."""
+        return ClipEncoder(self.bundle(), self.batch, self.dtype, mesh)
 
 
 class ClipEncoder:
@@ -127,13 +128,22 @@ def text_features(nets: Any, params: Any, ids: Array, mask: Array) -> tuple[Arra
 
 
 def model_identity(bundle: Bundle) -> dict[str, str]:
-    """What tells two models' records apart, JSON-able: a number for the parts' configuration, one for the weights.
+    """What tells two models' records apart, JSON-able."""
+    return {"configuration": configuration_number(bundle.release), "latents": latents_number(bundle.params)}
 
-    The weights are known by their smallest telling pieces: both autoencoders' statistics and the extractor's output.
-    """
-    configs = json.dumps({name: to_mapping(getattr(bundle.release, name)) for name in CONFIGS}, sort_keys=True)
-    pieces = [bundle.params["video_statistics"], bundle.params["audio_statistics"]]
+
+def configuration_number(release: Release) -> str:
+    """A number for the configuration of all parts that records depend on."""
+    configs = json.dumps({name: to_mapping(getattr(release, name)) for name in CONFIGS}, sort_keys=True)
+    return f"{zlib.crc32(configs.encode()):08x}"
+
+
+def latents_number(params: Mapping[str, Any]) -> str:
+    """A number for the autoencoders' weights, known by their smallest telling pieces: the latents' statistics."""
     value = 0
-    for leaf in jax.tree.leaves(pieces):
-        value = zlib.crc32(np.asarray(leaf, np.float32).tobytes(), value)
-    return {"configuration": f"{zlib.crc32(configs.encode()):08x}", "latents": f"{value:08x}"}
+    for part in ("video_statistics", "audio_statistics"):
+        for name in ("mean", "std"):
+            # as the checkpoint stores them: rounding to bfloat16 must not make another model
+            rounded = np.asarray(params[part][name]).astype(ml_dtypes.bfloat16)
+            value = zlib.crc32(rounded.tobytes(), value)
+    return f"{value:08x}"

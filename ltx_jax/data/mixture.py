@@ -64,6 +64,7 @@ class Mixture:
         models = [s.model for s in sets if s.model is not None]
         require(all(m == models[0] for m in models), "The data sets were prepared by different models.")
         self.sets, self.model = tuple(sets), models[0] if models else None
+        self.captions = all(s.captions for s in sets)
         totals = [sum(s.buckets.values()) for s in sets]
         self.buckets = tuple(sorted(set().union(*(s.buckets for s in sets))))
         share = lambda i, b: weights[i] * sets[i].buckets.get(b, 0) / totals[i]

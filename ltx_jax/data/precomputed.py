@@ -47,6 +47,7 @@ class PrecomputedClips:
     """
 
     model = None  # the files do not say what made them
+    captions = False
 
     def __init__(self, root: Path, scale: Shape, audio_width: int, progress: bool = True):
         self._root, self._width = root, audio_width

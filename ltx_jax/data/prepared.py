@@ -24,10 +24,11 @@ Item = dict[str, Any]
 class Clips(Protocol):
     """A data set of encoded clips. fingerprint: changes when the data do. buckets: clips of every size.
 
-    model: identity of the encoders (data/encode.py), None where it is not known.
+    model: identity of the encoders (data/encode.py), None where it is not known. captions: whether items have theirs.
     """
 
     fingerprint: str
+    captions: bool
     buckets: dict[Bucket, int]
     model: dict[str, str] | None
 
@@ -47,6 +48,8 @@ def is_prepared(path: Path) -> bool:
 
 class PreparedClips:
     """The shards of one folder that `tools.prepare` made. Raises UserError when one is missing or truncated."""
+
+    captions = True
 
     def __init__(self, folder: Path):
         if not (folder / INDEX).is_file():

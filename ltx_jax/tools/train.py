@@ -15,6 +15,7 @@ from ltx_jax import cli
 from ltx_jax.errors import UserError
 from ltx_jax.experiment import Experiment, run_training
 from ltx_jax.parallel.mesh import make_mesh
+from ltx_jax.pipelines.runner import TOY
 from ltx_jax.training.config import STAGES
 
 FLAGS = flags.FLAGS
@@ -25,7 +26,7 @@ def define_flags() -> None:
     cli.define_config()
     flags.DEFINE_string("workdir", None, "Folder of checkpoints, logs, samples and the finished model.")
     flags.DEFINE_enum("stage", "all", ["all", "video_vae", "audio_vae", "dit"], "Which stage to train.")
-    flags.DEFINE_string("init_from", None, "Folder of an earlier run (or of a model) whose weights to start from.")
+    flags.DEFINE_string("init_from", None, "Earlier run or model whose weights to start from; 'toy': the shipped one.")
 
 
 def main() -> None:
@@ -39,7 +40,7 @@ def _train() -> None:
     if not FLAGS.workdir:
         raise UserError("Say where to keep checkpoints and results: --workdir=FOLDER.")
     stages = STAGES if FLAGS.stage == "all" else (FLAGS.stage,)
-    init_from = Path(FLAGS.init_from) if FLAGS.init_from else None
+    init_from = Path(TOY if FLAGS.init_from == "toy" else FLAGS.init_from) if FLAGS.init_from else None
     run_training(experiment, make_mesh(experiment.mesh), Path(FLAGS.workdir), stages, init_from)
 
 

@@ -9,7 +9,7 @@ import dataclasses
 import math
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,6 +40,7 @@ class Stage:
 
     initialize: the state before step 0, on the devices. frozen: second argument of the step, on the devices. identity:
     the configuration, JSON-able, that a checkpoint must agree with. preview: called with (state, step, folder).
+    buckets: where batches say a "bucket", the program and frozen argument of each, of one state.
     """
 
     name: str
@@ -50,6 +51,28 @@ class Stage:
     batches: Callable[[], Batches]
     identity: dict[str, Any]
     preview: Callable[[TrainState, int, Path], None] | None = None
+    buckets: Mapping[str, tuple[Program, Any]] = dataclasses.field(default_factory=dict)
+
+
+class CompiledSteps:
+    """The step of the bucket that a batch is of, compiled when its first batch comes."""
+
+    def __init__(self, stage: Stage, say: Callable[[str], None]):
+        self._stage, self._say = stage, say
+        self._compiled: dict[str, Any] = {}
+
+    def __call__(self, state: TrainState, host: Mapping[str, Any]) -> tuple[TrainState, Any]:
+        """The next state and the metrics, on the devices; `state` is donated. Raises UserError for what is missing."""
+        name = host.get("bucket", "") if self._stage.buckets else ""
+        program, frozen = self._stage.buckets.get(name, (self._stage.program, self._stage.frozen))
+        if name not in self._compiled:
+            self._say(f"{self._stage.name}: compiling the step" + (f" of {name}" if name else ""))
+            self._compiled[name] = program.compile()
+        wanted = program.abstract_args[2]
+        missing = [key for key in wanted if key not in host]
+        if missing:
+            raise UserError(f"The training mode needs '{missing[0]}' with every clip, and the data do not have it.")
+        return self._compiled[name](state, frozen, place({key: host[key] for key in wanted}, wanted))
 
 
 def run_stage(stage: Stage, folder: Path) -> TrainState:
@@ -90,13 +113,9 @@ class _Run:
 
     def steps(self, state: TrainState, start: int, terminated: Callable[[], bool]) -> TrainState:
         """Run from `start` completed steps to the end."""
-        config, program = self.stage.config, self.stage.program
-        self.progress.say(f"{self.stage.name}: compiling the step")
-        compiled = program.compile()
+        config, run = self.stage.config, CompiledSteps(self.stage, self.progress.say)
         for step in range(start + 1, config.steps + 1):
-            wanted, host = program.abstract_args[2], next(self.batches)
-            batch = place({name: host[name] for name in wanted}, wanted)
-            state, metrics = compiled(state, self.stage.frozen, batch)
+            state, metrics = run(state, next(self.batches))
             self._advance(step, metrics)
             last, stopped = step == config.steps, terminated()
             save = last or stopped or _due(step, config.checkpoint_every)
