@@ -1,74 +1,48 @@
-"""Block sizes of the GPU attention kernels, a small table by card.
+"""Block sizes of the Hopper attention kernels, a small table by head width.
 
-The figures come from the compilers, not from clocks: registers, spills and shared memory of each candidate
-(tests/kernels/test_triton_aot.py compiles them). `benchmarks/attention.py --autotune` measures the candidates on the
-card at hand and prints the row to put here.
+The figures come from ptxas and the machine code, not from clocks (tests/kernels/test_hopper_aot.py compiles them): the
+largest blocks whose accumulators stay in registers. Replace a row when a measurement on the device says otherwise.
 """
 
 import dataclasses
-import itertools
-from typing import Any
-
-import jax.numpy as jnp
 
 from ltx_jax.config import require
 
+ROWS = 64  # rows of one wgmma: each compute warpgroup holds this many queries (keys in the kernel of dk and dv)
+REGISTERS = {2: (240, 24), 3: (160, 32)}  # workers -> registers of a compute and of the memory thread, 64 k in all
+
 
 @dataclasses.dataclass(frozen=True)
-class Blocks:
-    """One Triton kernel: rows of q and of k, v per step, warps of a program, stages of the load pipeline."""
+class HopperTile:
+    """Blocks of the three kernels.
 
-    queries: int
-    keys: int
-    warps: int = 4
-    stages: int = 2
+    workers: compute warpgroups of a block, 64 queries each. keys: keys of one step. slots: steps in flight between
+    memory and compute. dq_*: the same for the gradient of the queries. dkv_*: for the gradients of keys and values,
+    where a worker holds 64 keys and dkv_queries are the queries of one step.
+    """
+
+    workers: int = 2
+    keys: int = 128
+    slots: int = 2
+    dq_workers: int = 2
+    dq_keys: int = 64
+    dq_slots: int = 3
+    dkv_workers: int = 2
+    dkv_queries: int = 64
+    dkv_slots: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("queries", "keys", "warps"):
+        for name in ("workers", "dq_workers", "dkv_workers"):
+            require(getattr(self, name) in REGISTERS, f"HopperTile.{name} is {getattr(self, name)}; use 2 or 3.")
+        for name in ("keys", "dq_keys", "dkv_queries"):
             size = getattr(self, name)
-            require(size > 0 and size & (size - 1) == 0, f"Blocks.{name} is {size}; make it a power of two.")
-        require(min(self.queries, self.keys) >= 16, "Blocks of fewer than 16 rows do not fill a matrix instruction.")
+            require(size in (64, 128, 192, 256), f"HopperTile.{name} is {size}; use 64, 128, 192 or 256.")
+        for name in ("slots", "dq_slots", "dkv_slots"):
+            require(getattr(self, name) >= 2, f"HopperTile.{name} is {getattr(self, name)}; at least 2 overlap.")
 
 
-@dataclasses.dataclass(frozen=True)
-class TritonTile:
-    """Blocks of the three Triton kernels: the output, dk and dv, dq."""
-
-    forward: Blocks
-    backward_keys: Blocks
-    backward_queries: Blocks
-
-
-# By head width up to which the row holds, for 16-bit inputs.
-_SMALL_SHARED = {  # Ada, consumer Blackwell, and cards not named below: 99 KiB of shared memory a program
-    64: TritonTile(Blocks(128, 64, 4, 2), Blocks(64, 128, 8, 2), Blocks(128, 64, 8, 2)),
-    128: TritonTile(Blocks(128, 32, 4, 2), Blocks(32, 128, 8, 2), Blocks(128, 32, 8, 2)),
+# By head width.
+HOPPER_TILES = {
+    64: HopperTile(workers=3, keys=128, slots=2),
+    128: HopperTile(workers=2, keys=128, slots=2),
 }
-_LARGE_SHARED = {  # A100 163 KiB, Hopper and Blackwell 227 KiB
-    64: TritonTile(Blocks(128, 64, 4, 3), Blocks(64, 128, 8, 2), Blocks(128, 64, 8, 2)),
-    128: TritonTile(Blocks(128, 64, 8, 3), Blocks(32, 128, 8, 2), Blocks(128, 32, 8, 2)),
-}
-# Parts of jax.Device.device_kind; the first that is found counts.
-TRITON_TILES = {"A100": _LARGE_SHARED, "H100": _LARGE_SHARED, "H200": _LARGE_SHARED, "B200": _LARGE_SHARED}
-# float32 inputs, any card.
-_FLOAT32 = TritonTile(Blocks(64, 32, 4, 2), Blocks(32, 32, 4, 1), Blocks(32, 32, 4, 1))
-
-
-def triton_tile(device_kind: str, width: int, dtype: Any) -> TritonTile:
-    """The tile for a device kind as JAX spells it, a head width and the inputs' dtype."""
-    if jnp.dtype(dtype).itemsize == 4:
-        return _FLOAT32
-    table = next((row for name, row in TRITON_TILES.items() if name in device_kind), _SMALL_SHARED)
-    return table[min(size for size in table if size >= width)]
-
-
-def triton_candidates(device_kind: str, width: int, dtype: Any) -> list[TritonTile]:
-    """What a tuner tries on a card: every cut of each kernel, the other kernels at their defaults."""
-    base = triton_tile(device_kind, width, dtype)
-    sizes = [Blocks(*x) for x in itertools.product((64, 128), (32, 64, 128), (4, 8), (2, 3))]
-    turned = [Blocks(b.keys, b.queries, b.warps, b.stages) for b in sizes]
-    return [
-        *(dataclasses.replace(base, forward=b) for b in sizes),
-        *(dataclasses.replace(base, backward_keys=b) for b in turned),
-        *(dataclasses.replace(base, backward_queries=b) for b in sizes),
-    ]

@@ -2,8 +2,8 @@
 
 from ltx_jax.planning.ptxas import Kernel, parse
 
-TEXT = """ptxas info    : (C7510) Potential Performance Loss: wgmma.mma_async instructions are serialized due to insufficient \
-register resources for the wgmma pipeline in the function 'wide'
+TEXT = """ptxas info    : (C7510) Potential Performance Loss: wgmma.mma_async instructions are serialized due to \
+insufficient register resources for the wgmma pipeline in the function 'wide'
 ptxas info    : 0 bytes gmem
 ptxas info    : Compiling entry function 'wide' for 'sm_90a'
 ptxas info    : Function properties for wide

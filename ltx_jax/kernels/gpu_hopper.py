@@ -1,0 +1,123 @@
+"""Exact attention on Hopper cards by our own Pallas (Mosaic GPU) kernels, forward and backward.
+
+Heads of 64 or 128 columns in bfloat16 or float16; any lengths, T and S apart; key lengths and key masks. Additive bias,
+causal and window masks are for the other implementations. Nothing is padded or transposed; memory is linear in the
+length. See gpu_hopper_common.py for the layout, gpu_tiles.py for block sizes.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ltx_jax.kernels.gpu_hopper_backward import backward
+from ltx_jax.kernels.gpu_hopper_common import LOG2E, Array, Call
+from ltx_jax.kernels.gpu_hopper_forward import forward
+from ltx_jax.kernels.gpu_tiles import HOPPER_TILES, HopperTile
+from ltx_jax.kernels.reference import visible
+from ltx_jax.kernels.spec import AttentionSpec, Mask
+
+SUPPORTED = "head widths 64 and 128 in bfloat16 or float16, lengths and key masks, on compute capability 9.0"
+
+
+def unsupported(q: Array, k: Array, v: Array, mask: Mask, spec: AttentionSpec) -> str | None:
+    """Why the kernels cannot take this call (shapes and dtypes alone are read), or None when they can."""
+    if k.shape != v.shape or k.shape[2:] != q.shape[2:] or k.shape[0] != q.shape[0]:
+        return f"q {q.shape}, k {k.shape}, v {v.shape} differ in batch, heads or width"
+    if min(q.shape[1], k.shape[1]) == 0:
+        return "there are no queries or no keys"
+    if q.dtype not in (jnp.bfloat16, jnp.float16) or not q.dtype == k.dtype == v.dtype:
+        return f"the dtypes are {q.dtype}, {k.dtype}, {v.dtype}"
+    if q.shape[3] not in HOPPER_TILES:
+        return f"the head width is {q.shape[3]}"
+    if spec.causal or mask.bias is not None:
+        return "there is a causal mask" if spec.causal else "there is an additive bias"
+    if spec.scale is not None and spec.scale <= 0:
+        return f"the scale is {spec.scale}"
+    return None
+
+
+def hopper_attention(
+    q: Array, k: Array, v: Array, mask: Mask, spec: AttentionSpec, *, tile: HopperTile | None = None
+) -> Array:
+    """softmax(scale q k^T) v. q: (B, T, N, K); k, v: (B, S, N, K). Returns (B, T, N, K) in q's dtype.
+
+    Differentiable in q, k, v. Softmax and sums in float32. A query whose keys are all hidden gives zeros and passes no
+    gradient; hidden keys and values may hold anything, NaN included. tile: block sizes, by default HOPPER_TILES'.
+    Raises NotImplementedError for what `unsupported` names.
+    """
+    return hopper_forward(q, k, v, mask, spec, tile=tile)
+
+
+def hopper_forward(
+    q: Array,
+    k: Array,
+    v: Array,
+    mask: Mask,
+    spec: AttentionSpec,
+    *,
+    tile: HopperTile | None = None,
+    statistics: bool = False,
+) -> Any:
+    """As `hopper_attention`; with `statistics`, (out, lse): the log-sum-exp of each row's scaled scores, (B, N, T)
+    float32, -1e30 where no key is seen.
+
+    Both are differentiable, so results over parts of the keys can be merged: with weights softmax(lse) over the parts,
+    the whole output is their weighted sum.
+    """
+    reason = unsupported(q, k, v, mask, spec)
+    if reason is not None:
+        raise NotImplementedError(f"The Hopper attention kernels take {SUPPORTED}; here {reason}.")
+    (batch, queries, heads, width), keys = q.shape, k.shape[1]
+    scale = width**-0.5 if spec.scale is None else spec.scale
+    limited = mask.length is not None and mask.keep is None
+    call = Call(
+        batch,
+        queries,
+        keys,
+        heads,
+        width,
+        float(scale),
+        limited,
+        mask.keep is not None,
+        tile or HOPPER_TILES[width],
+        q.dtype,
+    )
+    seen = visible(mask, spec, queries, keys)  # (B, 1, 1, S) or None
+    if seen is not None:
+        # A weight of zero times NaN is NaN: hidden keys and values are zeroed where XLA can fuse it into their making.
+        there = seen[:, 0, 0, :, None, None]  # (B, S, 1, 1)
+        k, v = jnp.where(there, k, 0), jnp.where(there, v, 0)
+    lengths = jnp.clip(mask.length.astype(jnp.int32), 0, keys) if mask.length is not None and limited else None
+    keep = None
+    if mask.keep is not None and seen is not None:
+        keep = jnp.where(seen[:, 0, 0], 0.0, -jnp.inf).astype(jnp.float32)  # (B, S)
+        keep = jnp.pad(keep, ((0, 0), (0, call.padded_keys - keys)), constant_values=-jnp.inf)
+    results: Any = _attend(call, q, k, v, lengths, keep)
+    return results if statistics else results[0]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(call: Call, q: Array, k: Array, v: Array, lengths: Any, keep: Any) -> tuple[Array, Array]:
+    out, lse = forward(call, q, k, v, lengths, keep)
+    return out, lse[:, :, : call.queries]
+
+
+def _attend_forward(call: Call, q: Array, k: Array, v: Array, lengths: Any, keep: Any) -> Any:
+    out, lse = forward(call, q, k, v, lengths, keep)
+    lse = lse[:, :, : call.queries]
+    return (out, lse), (q, k, v, lengths, keep, out, lse)
+
+
+def _attend_backward(call: Call, saved: Any, cotangents: tuple[Array, Array]) -> tuple[Any, ...]:
+    q, k, v, lengths, keep, out, lse = saved
+    d_out, d_lse = cotangents
+    delta = jnp.sum(d_out.astype(jnp.float32) * out.astype(jnp.float32), axis=-1).transpose(0, 2, 1)  # (B, N, T)
+    pad = lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, call.padded - call.queries)))  # zeros: such queries give nothing
+    rows = pad(lse * LOG2E), pad(delta - d_lse)
+    dq, dk, dv = backward(call, q, k, v, d_out, rows, lengths, keep)
+    return dq, dk, dv, None, None if keep is None else jnp.zeros_like(keep)
+
+
+_attend.defvjp(_attend_forward, _attend_backward)

@@ -1,0 +1,185 @@
+"""The forward Hopper kernel.
+
+One block: `workers` compute warpgroups of 64 queries each and one warpgroup that feeds them. Keys are walked from the
+last block to the first: only the first step, which is peeled anyway, meets the ragged end. In step n a warpgroup
+
+    issues  S = Q K_n^T  and  O += P_(n-1) V_(n-1),  waits for S alone,
+    takes maximum, exponentials and sums of S while its own second product (and the other warpgroups') runs,
+    waits for O, rescales it once, rounds P to 16 bits for the next step.
+
+A ring of barriers (`turn`) lets one warpgroup at a time issue its two products, so that the softmax of one falls under
+the products of the others. ptxas would move the wait for O above the arithmetic, which it may; storing the sums, which
+need every exponential, to shared memory pins it below.
+
+The main loop at head width 128, per thread and step of 64 scores: 24 HGMMA (8 of 64x128x16, 16 of 64x64x16), 66 MUFU
+(one exponential a score), 68 FFMA, 66 FMUL (64 of them the rescaling), 66 FADD, 68 FMNMX, 32 F2FP, 2 STS and about 100
+of addresses and barriers, in 518 instructions; 64: 12 HGMMA, 34 FMUL and the rest alike, in 445. Tensor cores need
+1,024 cycles a step and warpgroup (512 at width 64); two (three) warpgroups' exponentials need 512 each of the
+multi-function units, other instructions about 450 of the issue slots. So at width 128 the products are the bound
+(exponentials fill half of their time: nothing but waiting keeps it from the peak); at width 64 exponentials take as
+long as the products, and the bound is the peak only at perfect overlap. These are counts of machine code, not clocks.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+from ltx_jax.kernels import gpu_hopper_common as common
+from ltx_jax.kernels.gpu_hopper_common import EMPTY, FLOOR, LN2, Array, Call, across
+from ltx_jax.kernels.gpu_tiles import ROWS
+
+
+def forward(call: Call, q: Array, k: Array, v: Array, lengths: Any, keep: Any) -> tuple[Array, Array]:
+    """q: (B, T, N, K); k, v: (B, S, N, K); lengths: (B,) int32 or None; keep: (B, padded_keys) float32 or None.
+
+    Returns out (B, T, N, K) and the log-sum-exp of the scaled scores (B, N, padded) float32, EMPTY where no key is
+    seen; entries beyond T are those of a query of zeros.
+    """
+    tile = call.tile
+    rows = tile.workers * ROWS
+
+    def body(q_ref: Any, k_ref: Any, v_ref: Any, *rest: Any) -> None:
+        left = list(rest)
+        lengths_ref = left.pop(0) if call.limited else None
+        keep_ref = left.pop(0) if call.kept else None
+        out_ref, lse_ref = left
+        inputs = (q_ref, k_ref, v_ref, lengths_ref, keep_ref)
+        barriers = lambda arrivals, count: plgpu.Barrier(num_arrivals=arrivals, num_barriers=count)
+        pl.run_scoped(
+            lambda *scratch: _block(call, inputs, (out_ref, lse_ref), scratch[:5], scratch[5:]),
+            common.slabs((tile.workers, call.slabs), ROWS, call.dtype),
+            common.slabs((tile.slots, call.slabs), tile.keys, call.dtype),
+            common.slabs((tile.slots, call.slabs), tile.keys, call.dtype),
+            plgpu.SMEM((tile.workers, ROWS), jnp.float32),
+            plgpu.SMEM((tile.slots, tile.keys), jnp.float32) if call.kept else None,
+            barriers(call.slabs, tile.workers),  # q is here
+            barriers(call.slabs + call.kept, tile.slots),  # k, and its row of `keep`
+            barriers(call.slabs, tile.slots),  # v
+            barriers(tile.workers, tile.slots),  # k is read
+            barriers(tile.workers, tile.slots),  # v is read
+            barriers(1, tile.workers),  # whose turn it is
+            collective_axes="wg",
+        )
+
+    outputs = [
+        jax.ShapeDtypeStruct(q.shape, q.dtype),
+        jax.ShapeDtypeStruct((call.batch, call.heads, call.padded), jnp.float32),
+    ]
+    arguments = [x for x in (q, k, v, lengths, keep) if x is not None]
+    grid = (call.batch, call.heads, -(-call.queries // rows))
+    return common.run_kernel(body, "hopper_attention_forward", outputs, grid, tile.workers, arguments)
+
+
+def _block(call: Call, inputs: Any, outputs: Any, buffers: Any, barriers: Any) -> None:
+    """One block of the grid: who computes, who moves memory."""
+    tile = call.tile
+    _, k_ref, v_ref, lengths_ref, keep_ref = inputs
+    _, k_smem, v_smem, _, keep_smem = buffers
+    _, k_full, v_full, k_free, v_free, _ = barriers
+    sample, head = lax.axis_index("batch"), lax.axis_index("heads")
+    length = common.key_count(call, lengths_ref, sample)
+    blocks = common.blocks_of(length, tile.keys)
+
+    def memory() -> None:
+        @pl.loop(0, blocks)
+        def _(n: Any) -> None:
+            slot = lax.rem(n, jnp.int32(tile.slots))
+            tokens = pl.ds((blocks - 1 - n) * tile.keys, tile.keys)
+            pl.when(n >= tile.slots)(lambda: plgpu.barrier_wait(k_free.at[slot]))
+            common.fetch(call, k_ref, (sample, tokens, head), k_smem.at[slot], k_full.at[slot])
+            if call.kept:
+                plgpu.copy_gmem_to_smem(keep_ref.at[sample, tokens], keep_smem.at[slot], k_full.at[slot])
+            pl.when(n >= tile.slots)(lambda: plgpu.barrier_wait(v_free.at[slot]))
+            common.fetch(call, v_ref, (sample, tokens, head), v_smem.at[slot], v_full.at[slot])
+
+    compute = lambda wg: _compute(call, wg, length, blocks, inputs[0], outputs, buffers, barriers)
+    common.specialise(tile.workers, compute, memory)
+
+
+def _compute(
+    call: Call, wg: Any, length: Any, blocks: Any, q_ref: Any, outputs: Any, buffers: Any, barriers: Any
+) -> None:
+    """A compute warpgroup's whole life: its 64 queries against `blocks` blocks of keys."""
+    tile, c = call.tile, call.factor
+    q_smem, k_smem, v_smem, sums_smem, keep_smem = buffers
+    q_full, k_full, v_full, k_free, v_free, turn = barriers
+    sample, head = lax.axis_index("batch"), lax.axis_index("heads")
+    queries = pl.ds((lax.axis_index("tiles") * tile.workers + wg) * ROWS, ROWS)
+    mine, sums = q_smem.at[wg], sums_smem.at[wg]
+    next_turn = turn.at[lax.rem(wg + 1, jnp.int32(tile.workers))]
+    common.fetch(call, q_ref, (sample, queries, head), mine, q_full.at[wg])
+    plgpu.barrier_wait(q_full.at[wg])
+    pl.when(wg == tile.workers - 1)(lambda: plgpu.barrier_arrive(turn.at[0]))
+
+    def masked(scores: Array, slot: Any) -> Array:
+        return scores + common.down(common.per_column(keep_smem.at[slot])) if call.kept else scores
+
+    def softmax(scores: Array, m: Array, total: Array) -> tuple[Array, Array, Array, Array]:
+        """Weights, new row maxima and sums, and the factor by which what was summed before shrinks."""
+        top = jnp.maximum(m, scores.max(axis=1))
+        shift = top * c
+        weights = jnp.exp2(scores * c - across(shift, tile.keys))
+        shrink = jnp.exp2(m * c - shift)
+        return weights, top, total * shrink + weights.sum(axis=1), shrink
+
+    def first(s_ref: Any) -> Array:
+        common.multiply_rows(call, s_ref, mine, k_smem.at[0])
+        plgpu.barrier_arrive(next_turn)
+        scores = masked(s_ref[...], 0)
+        plgpu.barrier_arrive(k_free.at[0])
+        return scores
+
+    plgpu.barrier_wait(k_full.at[0])
+    plgpu.barrier_wait(turn.at[wg])
+    scores = pl.run_scoped(first, common.accumulator(tile.keys))
+    if not call.kept and (call.limited or call.keys % tile.keys):
+        scores = common.hide_tail(scores, length - (blocks - 1) * tile.keys)
+    weights, m, total, _ = softmax(scores, common.full_rows(FLOOR), common.full_rows(0.0))
+
+    def step(n: Any, carry: Any) -> Any:
+        acc, m, total, p = carry
+        k_slot = lax.rem(n + 1, jnp.int32(tile.slots))
+        v_slot = lax.rem(n, jnp.int32(tile.slots))
+
+        def products(s_ref: Any, acc_ref: Any) -> Any:
+            acc_ref[...] = acc
+            common.multiply_rows(call, s_ref, mine, k_smem.at[k_slot])
+            plgpu.barrier_wait(v_full.at[v_slot])
+            common.multiply_columns(call, acc_ref, p, v_smem.at[v_slot])
+            plgpu.barrier_arrive(next_turn)
+            # The groups of the second product, one a slab, may still run.
+            scores = masked(plgpu.wgmma_accumulator_load(s_ref, wait_n=call.slabs), k_slot)
+            plgpu.barrier_arrive(k_free.at[k_slot])
+            weights, top, new_total, shrink = softmax(scores, m, total)
+            sums[...] = new_total  # see the module's docstring
+            new = plgpu.wgmma_accumulator_load(acc_ref, wait_n=0)
+            # p is an operand of the product until here: the new weights must not be rounded into its registers before.
+            new, weights, shrink = lax.optimization_barrier((new, weights, shrink))
+            plgpu.barrier_arrive(v_free.at[v_slot])
+            return new * across(shrink, call.head), top, new_total, weights.astype(call.dtype)
+
+        plgpu.barrier_wait(k_full.at[k_slot])
+        plgpu.barrier_wait(turn.at[wg])
+        return pl.run_scoped(products, common.accumulator(tile.keys), common.accumulator(call.head))
+
+    start = (common.full_tile(call.head), m, total, weights.astype(call.dtype))
+    acc, m, total, p = lax.fori_loop(0, blocks - 1, step, start)
+    v_slot = lax.rem(blocks - 1, jnp.int32(tile.slots))
+    plgpu.barrier_wait(v_full.at[v_slot])
+
+    def last(acc_ref: Any) -> Array:
+        acc_ref[...] = acc
+        common.multiply_columns(call, acc_ref, p, v_smem.at[v_slot])
+        return acc_ref[...]
+
+    acc = pl.run_scoped(last, common.accumulator(call.head))
+    pl.when(wg == 0)(lambda: plgpu.barrier_wait(turn.at[0]))  # the ring ends where it began
+    inverse = jnp.where(total > 0, 1.0 / total, 0.0)
+    sums[...] = jnp.where(total > 0, (m * c + jnp.log2(total)) * LN2, EMPTY)
+    common.store(call, acc * across(inverse, call.head), mine, outputs[0], (sample, queries, head))
+    plgpu.copy_smem_to_gmem(sums, outputs[1].at[sample, head, queries])
+    plgpu.wait_smem_to_gmem(0)
