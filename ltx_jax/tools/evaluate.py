@@ -1,8 +1,10 @@
-"""Measure the toy: does a clip show the colour that its prompt names, does it move, is its sound tonal.
+"""Measure a model: on prompts of the toy world, or on how well its video autoencoder keeps real clips.
 
     python -m ltx_jax.tools.evaluate [--checkpoint=DIR] [--prompts=64] [--seed=0] [--json]
+    python -m ltx_jax.tools.evaluate --checkpoint=DIR --reconstruct=FOLDER_OF_VIDEOS
 
-Prompts are "a COLOUR SHAPE" over all colours and shapes of the toy world; chance is one in eight.
+The first asks whether a clip shows the colour that its prompt names, moves, and sounds tonal; prompts are "a COLOUR
+SHAPE" over all colours and shapes of the toy world, and chance is one in eight. The second prints PSNR in dB per file.
 """
 
 import argparse
@@ -21,6 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=None, help="denoising steps (default: the release's)")
     parser.add_argument("--cfg", type=float, default=None, help="guidance scale (default: the release's)")
     parser.add_argument("--contact_sheet", default=None, help="also write all clips as one PNG here")
+    parser.add_argument("--reconstruct", default=None, metavar="FOLDER", help="PSNR of these videos' reconstructions")
     parser.add_argument("--json", action="store_true", help="one JSON line instead of a table")
     args = parser.parse_args(argv)
     try:
@@ -31,20 +34,29 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from ltx_jax.evaluation.prompts import evaluate_prompts
-    from ltx_jax.pipelines.runner import open_model
-
-    if args.prompts < 1:
-        raise UserError(f"prompts is {args.prompts}, but must be at least 1.")
-    report = evaluate_prompts(
-        open_model(args.checkpoint), args.prompts, args.seed, steps=args.steps, cfg=args.cfg, sheet=args.contact_sheet
-    )
+    report = _report(args)
     if args.json:
         print(json.dumps(report))
     else:
         for name, value in report.items():
-            print(f"{name:<20} {value}")
+            print(f"{name:<28} {round(value, 2)}")
     return 0
+
+
+def _report(args: argparse.Namespace) -> dict[str, float]:
+    from ltx_jax.pipelines.runner import open_model
+
+    if args.reconstruct is not None:
+        from ltx_jax.evaluation.reconstruction import evaluate_reconstruction
+
+        return evaluate_reconstruction(open_model(args.checkpoint), args.reconstruct)
+    from ltx_jax.evaluation.prompts import evaluate_prompts
+
+    if args.prompts < 1:
+        raise UserError(f"prompts is {args.prompts}, but must be at least 1.")
+    return evaluate_prompts(
+        open_model(args.checkpoint), args.prompts, args.seed, steps=args.steps, cfg=args.cfg, sheet=args.contact_sheet
+    )
 
 
 if __name__ == "__main__":
