@@ -44,6 +44,15 @@ class Kernel:
             return tpu.tpu_backward(q, k, v, mask, self.spec, lse, delta, d_out, **settings)
         return blocked.blocked_backward(q, k, v, mask, self.spec, lse, delta, d_out, self.block)
 
+    def scaled(self, width: int) -> tuple["Kernel", float]:
+        """This kernel for queries (of head width `width`) that carry their scale, and the factor to multiply into them.
+
+        For loops over parts of the keys; a query gradient of the result wants the factor too.
+        """
+        scale = width**-0.5 if self.spec.scale is None else self.spec.scale
+        unit = tpu.LOG2E if self.name == "tpu" else 1.0  # what the kernel itself multiplies in
+        return dataclasses.replace(self, spec=dataclasses.replace(self.spec, scale=1 / unit)), scale * unit
+
 
 def row_products(out: Array, d_out: Array) -> Array:
     """rowsum(d_out out), (B, N, T) float32, of the whole rows' outputs (B, T, N, K)."""

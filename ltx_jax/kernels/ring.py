@@ -51,15 +51,19 @@ def ring_forward(kernel: Kernel, ring: Ring, q: Array, k: Array, v: Array, mask_
     """
     if ring.size == 1:
         return kernel.forward(q, k, v, mask_of(ring.place()))
+    kernel, q, _ = _scaled(kernel, q)
+
+    def part(t: int | Array, here: Any) -> tuple[Array, Array]:
+        return kernel.forward(q, *(_heads(x, k) for x in here), mask_of(ring.owner(t)))
 
     def step(t: Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
         here, total = carry
-        following = ring.shift(here)
-        return following, merge(total, kernel.forward(q, *here, mask_of(ring.owner(t))))
+        following, found = _together(ring.shift(here), part(t, here))
+        return following, merge(total, found)
 
     start = (jnp.zeros(q.shape, jnp.float32), jnp.full((q.shape[0], q.shape[2], q.shape[1]), HIDDEN, jnp.float32))
-    here, total = jax.lax.fori_loop(0, ring.size - 1, step, ((k, v), start))
-    out, lse = merge(total, kernel.forward(q, *here, mask_of(ring.owner(ring.size - 1))))
+    here, total = jax.lax.fori_loop(0, ring.size - 1, step, ((_flat(k), _flat(v)), start))
+    out, lse = merge(total, part(ring.size - 1, here))
     return out.astype(q.dtype), lse
 
 
@@ -70,26 +74,47 @@ def ring_backward(
 
     lse: `ring_forward`'s second result; delta: `local.row_products` of its first with d_out: (B, T, N, K).
     """
+    if ring.size == 1:
+        return kernel.backward(q, k, v, mask_of(ring.place()), lse, delta, d_out)
+    kernel, scaled, factor = _scaled(kernel, q)
 
-    def part(t: int | Array, here: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
-        found = kernel.backward(q, *here, mask_of(ring.owner(t)), lse, delta, d_out)
-        dq, dk, dv = (x.astype(jnp.float32) for x in found)
+    def part(t: int | Array, here: Any) -> tuple[Array, tuple[Array, Array]]:
+        keys, values = (_heads(x, k) for x in here)
+        found = kernel.backward(scaled, keys, values, mask_of(ring.owner(t)), lse, delta, d_out)
+        dq, dk, dv = (_flat(x).astype(jnp.float32) for x in found)
         return dq, (dk, dv)
 
     add = lambda a, b: jax.tree.map(jnp.add, a, b)
 
     def step(t: Array, carry: Any) -> Any:
         here, dq, travelling = carry
-        following, arriving = ring.shift(here), ring.shift(travelling)
-        found = part(t, here)
+        (following, arriving), found = _together(ring.shift((here, travelling)), part(t, here))
         return following, dq + found[0], add(arriving, found[1])
 
-    if ring.size == 1:
-        return kernel.backward(q, k, v, mask_of(ring.place()), lse, delta, d_out)
-    following = ring.shift((k, v))
-    dq, travelling = part(0, (k, v))
-    here, dq, travelling = jax.lax.fori_loop(1, ring.size - 1, step, (following, dq, travelling))
-    arriving = ring.shift(travelling)
-    last = part(ring.size - 1, here)
+    own = (_flat(k), _flat(v))
+    here, (dq, travelling) = _together(ring.shift(own), part(0, own))
+    here, dq, travelling = jax.lax.fori_loop(1, ring.size - 1, step, (here, dq, travelling))
+    arriving, last = _together(ring.shift(travelling), part(ring.size - 1, here))
     dk, dv = ring.shift(add(arriving, last[1]))
-    return (dq + last[0]).astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype)
+    dq = (dq + last[0]) * factor
+    return tuple(_heads(x, like).astype(like.dtype) for x, like in ((dq, q), (dk, k), (dv, v)))  # type: ignore[return-value]
+
+
+def _together(moved: Any, computed: Any) -> Any:
+    """Both, neither before the other: what follows the kernel also waits for the transfer, so that a scheduler can
+    hide the transfer behind nothing but the kernel."""
+    return jax.lax.optimization_barrier((moved, computed))
+
+
+def _scaled(kernel: Kernel, q: Array) -> tuple[Kernel, Array, float]:
+    """The scale multiplied into q once instead of at every step."""
+    kernel, factor = kernel.scaled(q.shape[-1])
+    return kernel, (q.astype(jnp.float32) * factor).astype(q.dtype), factor
+
+
+def _flat(x: Array) -> Array:
+    return x.reshape(*x.shape[:2], -1)  # (B, S, N * K): what travels lies as the projections made it
+
+
+def _heads(x: Array, like: Array) -> Array:
+    return x.reshape(like.shape)  # (B, S, N, K)
