@@ -27,8 +27,8 @@ OFFICIAL = {
     "audio_cfg_guidance_scale": "audio_cfg",
     "checkpoint_path": "checkpoint",
 }
-# Flags that may be followed by several values: --image PATH FRAME_IDX STRENGTH.
-SEVERAL = {"image": 4}
+# Flags that may be followed by several values: --image PATH FRAME_IDX STRENGTH, --lora PATH STRENGTH.
+SEVERAL = {"image": 4, "lora": 2}
 
 
 def normalise(argv: Sequence[str]) -> list[str]:

@@ -86,6 +86,10 @@ def _convert_union(hint: Any, value: Any, where: str) -> Any:
         if type(None) in typing.get_args(hint):
             return None
         raise UserError(f"'{where}' must not be empty.")
+    if type(None) in typing.get_args(hint) and dataclasses.is_dataclass(options[0]) and isinstance(value, Mapping):
+        value = {k: v for k, v in value.items() if v is not None}  # an optional group is absent until one of it is set
+        if not value:
+            return None
     for option in options[:-1]:
         try:
             return _convert(option, value, where)

@@ -20,6 +20,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict, config_dict
 
 from ltx_jax.bundle import PARTS, Bundle
+from ltx_jax.checkpoints.lora import save_lora
+from ltx_jax.checkpoints.names.dit import dit_names
 from ltx_jax.checkpoints.save import save_bundle
 from ltx_jax.config import from_mapping, require, to_mapping
 from ltx_jax.data.config import DataConfig
@@ -73,10 +75,18 @@ def _config_dict(config: Any) -> ConfigDict:
         if dataclasses.is_dataclass(value):
             result[field.name] = _config_dict(value)
         elif value is None:
-            result[field.name] = config_dict.placeholder(_optional_type(hints[field.name]))
+            result[field.name] = _placeholder(_optional_type(hints[field.name]))
         else:
             result[field.name] = value
     return result
+
+
+def _placeholder(kind: type) -> Any:
+    """An empty value of a type, or an optional group all of whose settings are empty: absent until one is set."""
+    if not dataclasses.is_dataclass(kind):
+        return config_dict.placeholder(kind)
+    hints = typing.get_type_hints(kind)
+    return ConfigDict({f.name: _placeholder(_optional_type(hints[f.name])) for f in dataclasses.fields(kind)})
 
 
 def _optional_type(hint: Any) -> type:
@@ -111,7 +121,8 @@ def run_training(
 ) -> None:
     """Train `stages` in `workdir`; when all are done the model lies in workdir/model, in the official layout.
 
-    Raises UserError for what the user can mend, before anything is computed.
+    With training.dit.lora only adapters are trained, and workdir/lora.safetensors is what comes of it. Raises
+    UserError for what the user can mend, before anything is computed.
     """
     release, data = experiment.model, experiment.data
     check_video_shape(release.video_vae, data.frames, data.height, data.width)
@@ -128,11 +139,18 @@ def run_training(
     def sample(params: dict[str, Any], step: int, folder: Path) -> None:
         write_samples(Bundle(release, params, tokenizer), mesh, step, folder)
 
+    lora = experiment.training.dit.lora
+    stages = ("dit",) if lora is not None else stages
     params = train(
         release, experiment.training, data, mesh, workdir, stages, tokenizer=tokenizer, init_from=init_from,
         sample_callback=sample, announce=announce,
     )  # fmt: skip
-    if set(PARTS) <= set(params):
+    if lora is not None:
+        path = workdir / "lora.safetensors"
+        names, metadata = dit_names(release.transformer), experiment.training.dit.reference_metadata()
+        save_lora(path, params["lora"], names, scale=lora.scale, metadata=metadata)
+        print(f"the LoRA is in {path}; try it with sample.py --lora={path}", file=sys.stderr)
+    elif set(PARTS) <= set(params):
         save_bundle(Bundle(release, params, tokenizer), workdir / "model", ml_dtypes.bfloat16)
         print(f"the model is in {workdir / 'model'}", file=sys.stderr)
 

@@ -216,6 +216,22 @@ def merge_params(params: Any, names: Iterable[Name], adapters: Sequence[Mapping[
     return params
 
 
+def merge_lora(params: Any, lora: Any, names: Sequence[Name], scale: float = 1.0) -> Any:
+    """A part's parameters with the collection `lora` merged; scale: alpha / rank."""
+    return merge_params(params, names, [adapter_pairs(lora_tensors(lora, names, scale))], [1.0])
+
+
+def parse_lora(text: str) -> tuple[str, float]:
+    """Path and strength of "PATH", "PATH:STRENGTH" or "PATH,STRENGTH". Raises UserError for a strength of no number."""
+    found = re.fullmatch(r"(.+?)[:,]([^:,/]*)", text)
+    if found is None or os.path.exists(text):
+        return text, 1.0
+    try:
+        return found[1], float(found[2])
+    except ValueError:
+        raise UserError(f"--lora takes a path and a strength, as in FILE:0.8, not '{text}'.") from None
+
+
 def apply_loras(bundle: Bundle, loras: Sequence[tuple[str, float]]) -> Bundle:
     """The model with LoRA files merged, each given by path and strength; a note says what a file did not reach.
 

@@ -9,8 +9,7 @@ import numpy as np
 
 from ltx_jax.conformance.case import Case
 from ltx_jax.diffusion import conditioning, geometry, guidance, objectives, sample, schedules, steppers
-from ltx_jax.diffusion.conditioning import LatentAtIndex, LatentState
-from ltx_jax.errors import UserError
+from ltx_jax.diffusion.conditioning import LatentState
 from ltx_jax.streams import Array, Rotary, Stream
 
 Outputs = dict[str, Any]
@@ -164,62 +163,6 @@ def _post_process(case: Case) -> Outputs:
     return {"blended": conditioning.blend(*_inputs(case, "denoised", "clean", "denoise_mask"))}
 
 
-def _condition(case: Case) -> Outputs:
-    """The state before and after the items, noised, and the denoised tokens with the conditioning cleared."""
-    c = case.config
-    state = _initial_state(case)
-    after = state
-    for i, item in enumerate(c["items"]):
-        after = _item(item, case.inputs.get(f"item{i}_latent"), state).apply(after)
-    outputs = {**_fields("before", state, c["sigma"]), **_fields("after", after, c["sigma"])}
-    noise, denoised = _inputs(case, "noise", "denoised_tokens")
-    outputs["noised_latent"] = conditioning.add_state_noise(after, noise, c["noise_scale"]).latent
-    target = np.asarray(conditioning.clear(after.replace(latent=denoised)).latent)
-    if len(c["shape"]) == 5:
-        outputs["result_latent"] = geometry.unpatchify_video(target, *state.grid).transpose(0, 4, 1, 2, 3)
-    else:
-        outputs["result_latent"] = geometry.unpatchify_audio(target, c["shape"][1]).transpose(0, 3, 1, 2)
-    return outputs
-
-
-def _initial_state(case: Case) -> LatentState:
-    c, shape = case.config, case.config["shape"]
-    latent = case.inputs["initial_latent"] if c["initial"] else np.zeros(shape, np.float32)
-    if len(shape) == 4:
-        tokens = jnp.asarray(geometry.patchify_audio(audio_from_recording(latent)))
-        positions = geometry.audio_positions(shape[2], batch=shape[0])
-        return conditioning.initial_state(tokens, positions, (shape[2], 1, 1), video=False)
-    grid = (shape[2], shape[3], shape[4])
-    tokens = jnp.asarray(geometry.patchify_video(video_from_recording(latent)))
-    factors, causal = tuple(c["scale_factors"]), c["causal_fix"]
-    positions = geometry.video_positions(*grid, c["fps"], factors, causal_fix=causal, batch=shape[0])
-    return conditioning.initial_state(tokens, positions, grid, video=True)
-
-
-def _item(item: dict[str, Any], latent: np.ndarray | None, state: LatentState) -> LatentAtIndex:
-    if latent is not None and item["type"] == "latent_index":
-        tokens = jnp.asarray(geometry.patchify_video(video_from_recording(latent)))
-        return LatentAtIndex(tokens, item["latent_idx"], item["strength"])
-    if latent is not None and item["type"] in ("prefix", "suffix"):
-        tokens = jnp.asarray(geometry.patchify_audio(audio_from_recording(latent)))
-        start = 0 if item["type"] == "prefix" else state.grid[0] - tokens.shape[1]
-        return LatentAtIndex(tokens, start, item.get("strength", 1.0))
-    raise UserError(f"The conditioning item '{item['type']}' is not known yet.")
-
-
-def _fields(prefix: str, state: LatentState, sigma: float) -> Outputs:
-    fields = {
-        "latent": state.latent,
-        "clean": state.clean,
-        "denoise_mask": state.mask,
-        "positions": state.positions,
-        "timesteps": state.mask * sigma,
-    }
-    if state.keyframes is not None:
-        fields["keyframes_mask"] = state.keyframes[..., None].astype(jnp.float32)
-    return {f"{prefix}_{name}": value for name, value in fields.items()}
-
-
 # --- guidance and loops ---------------------------------------------------------------------------------------------
 
 
@@ -306,8 +249,6 @@ KINDS: dict[str, Callable[[Case], Outputs]] = {
     "diffusion.step.euler": _step_euler,
     "diffusion.noiser": _noiser,
     "diffusion.post_process": _post_process,
-    "diffusion.condition.latent_index": _condition,
-    "diffusion.condition.audio_prefix": _condition,
     "diffusion.positions.audio_reference": _positions_reference,
     "diffusion.step.euler_ancestral": _step_ancestral,
     "diffusion.step.euler_cfg_pp": _step_cfg_pp,

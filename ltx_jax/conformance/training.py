@@ -1,6 +1,6 @@
 """Recorded cases of training (spec training.md). Latents are recorded channels-first; draws are inputs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, cast
 
 import jax
@@ -13,9 +13,9 @@ from ltx_jax.conformance.case import Case
 from ltx_jax.conformance.diffusion import audio_from_recording, video_from_recording
 from ltx_jax.diffusion import geometry, objectives
 from ltx_jax.diffusion.conditioning import Grid
-from ltx_jax.errors import UserError
 from ltx_jax.streams import Array
 from ltx_jax.training import losses, modes
+from ltx_jax.training import noise as noising
 from ltx_jax.training.optimizer import OptimizerConfig, ScheduleConfig, learning_rate, make_optimizer
 
 Outputs = dict[str, Any]
@@ -40,69 +40,96 @@ def _uniform(case: Case) -> Outputs:
 
 
 def _mode(case: Case) -> Outputs:
-    strategy = case.config["training_strategy"]
-    if strategy.get("name", "text_to_video") != "flexible":
-        raise UserError(f"The training strategy '{strategy.get('name')}' is not known yet.")
-    mode = from_mapping(modes.Mode, {m: _stream_mode(strategy.get(m)) for m in ("video", "audio")}, "training_strategy")
+    mode = modes.mode_from_official(case.config["training_strategy"])
     sigmas = from_mapping(
         objectives.SigmaConfig, {"mode": case.config["sampler"], **case.config["sampler_params"]}, "sampler_params"
     )
     outputs: Outputs = {}
     total: Array | float = 0.0
-    for name, stream_mode in (("video", mode.video), ("audio", mode.audio)):
+    for name in ("video", "audio"):
+        stream_mode = mode.stream(name)
         if stream_mode is not None:
-            loss = _stream(case, name, stream_mode, sigmas, outputs)
+            shared = outputs["video_sigma"] if mode.shared_sigma and name == "audio" else None
+            loss = _stream(case, name, stream_mode, sigmas, shared, outputs)
             total = total if loss is None else total + loss
     return {**outputs, "loss": total, "loss_mean": jnp.mean(jnp.asarray(total))}
 
 
-def _stream_mode(block: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The official block without the folder that a recording does not have."""
-    return None if block is None else {k: v for k, v in block.items() if k != "latents_dir"}
-
-
 def _stream(
-    case: Case, name: str, mode: modes.StreamMode, sigmas: objectives.SigmaConfig, outputs: Outputs
+    case: Case,
+    name: str,
+    mode: modes.StreamMode,
+    sigmas: objectives.SigmaConfig,
+    shared_sigma: Array | None,
+    outputs: Outputs,
 ) -> Array | None:
     """Add the outputs of one stream; returns its loss per sample, None when it is frozen."""
-    tokens, grid, positions = _tokens(case, name)
-    draws = _draws(case, name, mode) if mode.is_generated else None
-    masks = [None if c.mask_dir is None else case.inputs[c.mask_dir].reshape(tokens.shape[:2]) for c in mode.active]
-    scale = tuple(case.config["scale_factors"][1:])
-    noise = jax.jit(lambda x0, d, m: modes.noise_stream(mode, x0, d, grid, sigmas=sigmas, scale=scale, masks=tuple(m)))
-    noisy = noise(tokens, draws, masks)
+    tokens, grid, positions = _tokens(case, name, f"{name}_latents")
+    reference, beside = None, positions
+    if mode.reference is not None:
+        reference, _, beside = _tokens(case, name, f"reference_{name}_latents")
+    masks = {c.mask_dir: case.inputs[c.mask_dir].reshape(tokens.shape[:2]) for _, c in mode.active if c.mask_dir}
+    options = {"sigmas": sigmas, "scale": tuple(case.config["scale_factors"][1:])}
+    arrays = {"masks": masks, "reference": reference, "sigma": shared_sigma}
+    noise = jax.jit(lambda x0, draws, arrays: noising.noise_stream(mode, x0, draws, grid, **options, **arrays))
+    noisy = noise(tokens, _draws(case, name, mode), arrays)
     index = jnp.zeros(tokens.shape[:2], int) if noisy.level_index is None else noisy.level_index
-    outputs[f"{name}_latent"] = noisy.latent
+    order = _recorded_order(noisy, tokens.shape[1])
+    outputs[f"{name}_latent"] = noisy.latent[:, order]
     outputs[f"{name}_sigma"] = noisy.sigma
-    outputs[f"{name}_timesteps"] = jnp.take_along_axis(noisy.levels, index, axis=1)
-    outputs[f"{name}_positions"] = positions
+    outputs[f"{name}_timesteps"] = jnp.take_along_axis(noisy.levels, index, axis=1)[:, order]
+    both = positions if reference is None else np.concatenate([positions, beside], axis=2)
+    outputs[f"{name}_positions"] = both[:, :, order]
     if noisy.targets is None or noisy.loss_mask is None:
         return None
+    mask = np.zeros(noisy.latent.shape[:2], bool)
+    mask[:, : tokens.shape[1]] = noisy.loss_mask
     outputs[f"{name}_targets"] = noisy.targets
-    outputs[f"{name}_loss_mask"] = noisy.loss_mask
-    return losses.masked_loss(jnp.asarray(case.inputs[f"{name}_pred"]), noisy.targets, noisy.loss_mask)
+    outputs[f"{name}_loss_mask"] = mask[:, order]
+    return losses.masked_loss(jnp.asarray(case.inputs[f"{name}_pred"]), noisy.targets, jnp.asarray(mask[:, order]))
 
 
-def _tokens(case: Case, name: str) -> tuple[Array, Grid, np.ndarray]:
-    recorded = case.inputs[f"{name}_latents"]
+def _recorded_order(noisy: noising.NoisyStream, tokens: int) -> np.ndarray:
+    """Ours: target, then reference, which is padding where unused. Recorded: reference in front, or not at all."""
+    every = np.arange(noisy.latent.shape[1])
+    if noisy.length is None or int(noisy.length[0]) == tokens:
+        return every[:tokens]
+    return np.roll(every, len(every) - tokens)
+
+
+def _tokens(case: Case, name: str, key: str) -> tuple[Array, Grid, np.ndarray]:
+    """Tokens, grid and positions of a recorded latent; those of a reference are placed beside their target."""
+    recorded, c = case.inputs[key], case.config
     batch = recorded.shape[0]
     if name == "audio":
         length = recorded.shape[2]
         tokens = geometry.patchify_audio(audio_from_recording(recorded))
         return jnp.asarray(tokens), (length, 1, 1), geometry.audio_positions(length, batch=batch)
     grid = (recorded.shape[2], recorded.shape[3], recorded.shape[4])
-    fps = case.config.get("fps") or 24.0
-    positions = geometry.video_positions(*grid, fps, tuple(case.config["scale_factors"]), batch=batch)
-    return jnp.asarray(geometry.patchify_video(video_from_recording(recorded))), grid, positions
+    tokens = jnp.asarray(geometry.patchify_video(video_from_recording(recorded)))
+    fps, factors = c.get("fps") or 24.0, tuple(c["scale_factors"])
+    if not key.startswith("reference"):
+        return tokens, grid, geometry.video_positions(*grid, fps, factors, batch=batch)
+    positions = geometry.reference_positions(
+        grid, c.get("reference_fps") or fps, factors, first_end=1 / fps, batch=batch,
+        downscale=c.get("reference_spatial_factor", 1), temporal=c.get("reference_temporal_factor", 1),
+    )  # fmt: skip
+    return tokens, grid, positions
 
 
-def _draws(case: Case, name: str, mode: modes.StreamMode) -> modes.Draws:
-    def recorded(what: str) -> Array:  # a uniform sampler draws neither z nor q
-        value = case.inputs.get(f"draw_{name}_{what}")
-        return jnp.zeros(case.inputs[f"{name}_latents"].shape[0]) if value is None else jnp.asarray(value)
+def _draws(case: Case, name: str, mode: modes.StreamMode) -> noising.Draws:
+    batch = case.inputs[f"{name}_latents"].shape[0]
 
-    conditions = tuple(recorded(f"condition_{i}_uniform") for i in range(len(mode.active)))
-    return modes.Draws(*(recorded(what) for what in ("normal", "uniform", "mix", "noise")), conditions)
+    def recorded(what: str) -> Array:  # a uniform sampler draws neither z nor q, a reference once for all samples
+        value = case.inputs.get(f"draw_{name}_{what}", np.zeros(batch))
+        return jnp.broadcast_to(value, (batch,)) if value.ndim == 0 else jnp.asarray(value)
+
+    conditions = [recorded(f"condition_{i}_uniform") for i in range(len(mode.conditions))]
+    first = case.inputs.get("draw_first_frame_uniform")  # of the legacy strategies
+    if first is not None and name == "video":
+        pairs = zip(mode.conditions, conditions, strict=True)
+        conditions = [jnp.asarray(first) if c.type == "first_frame" else drawn for c, drawn in pairs]
+    return noising.Draws(*(recorded(what) for what in ("normal", "uniform", "mix", "noise")), tuple(conditions))
 
 
 # --- losses and optimizer -------------------------------------------------------------------------------------------
@@ -154,7 +181,8 @@ def _lr_schedule(case: Case) -> Outputs:
 
 _MODES = (
     "t2v_av t2v_uniform_nofps i2v i2v_image t2a a2v v2a v2a_conditions_ignored video_prefix video_suffix "
-    "prefix_and_suffix audio_prefix audio_suffix outpainting video_inpainting audio_inpainting"
+    "prefix_and_suffix audio_prefix audio_suffix outpainting video_inpainting audio_inpainting "
+    "v2v_reference v2v_reference_scaled a2a_reference av2av_reference legacy_text_to_video legacy_video_to_video"
 )
 
 KINDS: dict[str, Callable[[Case], Outputs]] = {

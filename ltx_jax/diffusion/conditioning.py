@@ -1,8 +1,8 @@
 """Token states of a generation: what is held fixed, what starts from noise (spec sampling.md sections 4 and 8).
 
-A LatentState is built on the host in three steps: the initial state, conditioning items in order, noise. Training
-chooses its clean tokens with the same `select_*` functions. Letters: B batch, N tokens, C channels, U distinct values
-of the denoise mask, F/H/W latent frames/height/width.
+A LatentState is built on the host in three steps: the initial state, conditioning items in order, noise. Items other
+than a given latent frame are in items.py. Training chooses its clean tokens with the same `select_*` functions.
+Letters: B batch, N tokens, C channels, U distinct values of the denoise mask, F/H/W latent frames/height/width.
 """
 
 import dataclasses
@@ -24,8 +24,11 @@ class LatentState:
 
     latent, clean: (B, N, C), the current tokens and what fixed tokens are held to. mask: (B, N, 1) float32, 1 fully
     denoised, 0 held fixed. positions: float32 (B, axes, N, 2), host. keyframes: (B, N) bool, tokens that encode one
-    single pixel frame, or None. grid: the target's latent grid; tokens beyond its size were appended. frozen: the
-    whole modality stays at sigma 0.
+    single pixel frame, or None. groups (N,) int32, host, and weights (B, N) float32: who attends to whom (8.9). Tokens
+    of one group see each other fully, the target (group 0) and an appended token each other with that token's weight,
+    appended groups not at all; None: everything sees everything. slots: pixel frames of generated key frames, whose
+    tokens begin at slot_start. grid: the target's latent grid; tokens beyond its size were appended. frozen: the whole
+    modality stays at sigma 0.
     """
 
     latent: Array
@@ -33,6 +36,10 @@ class LatentState:
     mask: Array
     positions: np.ndarray
     keyframes: Array | None = None
+    groups: np.ndarray | None = None
+    weights: Array | None = None
+    slots: tuple[int, ...] = struct.field(pytree_node=False, default=())
+    slot_start: int = struct.field(pytree_node=False, default=0)
     grid: Grid = struct.field(pytree_node=False, default=(1, 1, 1))
     frozen: bool = struct.field(pytree_node=False, default=False)
 
@@ -51,7 +58,7 @@ def initial_state(tokens: Array, positions: np.ndarray, grid: Grid, *, video: bo
     require(count == grid[0] * grid[1] * grid[2], f"{count} tokens do not fill the latent grid {grid}.")
     marks = np.broadcast_to(select_frames(grid, 0, 1), (batch, count)) if video else None
     keyframes = None if marks is None else jnp.asarray(marks)
-    return LatentState(tokens, tokens, jnp.ones((batch, count, 1), jnp.float32), positions, keyframes, grid)
+    return LatentState(tokens, tokens, jnp.ones((batch, count, 1), jnp.float32), positions, keyframes, grid=grid)
 
 
 # --- which tokens ---------------------------------------------------------------------------------------------------

@@ -130,6 +130,83 @@ def before_zero(positions: np.ndarray, gap: float = 0.04) -> np.ndarray:
     return positions - positions[:, :, -1:, 1:] - np.float32(gap)
 
 
+def reference_factors(target: tuple[int, int, int], reference: tuple[int, int, int]) -> tuple[int, int]:
+    """Downscale and temporal factor (D, S) between the latent grids of a clip and its reference (training.md 3.5).
+
+    Raises UserError when the sizes are no whole ratio, or height and width give different ones.
+    """
+    (frames, *sides), (r_frames, *r_sides) = target, reference
+    whole = all(t % r == 0 for t, r in zip(sides, r_sides, strict=True))
+    ratios = {t // r for t, r in zip(sides, r_sides, strict=True)}
+    spans = (1, 1) if frames == 1 or r_frames == 1 else (frames - 1, r_frames - 1)
+    require(
+        whole and len(ratios) == 1 and spans[0] % spans[1] == 0,
+        f"A reference latent of {reference} cannot belong to a clip of {target}: their sizes are no whole ratio.",
+    )
+    return ratios.pop(), spans[0] // spans[1]
+
+
+def reference_frames(frames: int, factor: int) -> np.ndarray:
+    """Pixel frames that a reference thinned by `factor` keeps: 0, 1, 1 + factor, ... (8.4)."""
+    return np.append([0], np.arange(1, frames, factor)).astype(np.int32)
+
+
+def reference_positions(
+    grid: tuple[int, int, int],
+    fps: float,
+    scale_factors: tuple[int, int, int] = SCALE_FACTORS,
+    *,
+    first_end: float | None = None,
+    downscale: int = 1,
+    temporal: int = 1,
+    causal_fix: bool = True,
+    batch: int = 1,
+) -> np.ndarray:
+    """Positions of a reference video's latent grid beside its target (8.4): float32 (B, 3, R, 2).
+
+    fps: the reference's own rate, the target's divided by `temporal`. first_end: seconds at which the target's first
+    token ends (None: one frame of the target).
+    """
+    positions = video_positions(*grid, fps, scale_factors, causal_fix=causal_fix, batch=batch)
+    if temporal != 1:
+        end = 1 / (fps * temporal) if first_end is None else first_end
+        positions[:, 0] = np.maximum(0, positions[:, 0] - np.float32((temporal - 1) * end))
+    if downscale != 1:
+        positions[:, 1:] *= np.float32(downscale)
+    return positions
+
+
+def keyframe_positions(
+    grid: tuple[int, int, int],
+    frame: int,
+    fps: float,
+    scale_factors: tuple[int, int, int] = SCALE_FACTORS,
+    *,
+    pixel_frames: int = 1,
+    batch: int = 1,
+) -> np.ndarray:
+    """Positions of a latent grid that encodes what begins at pixel frame `frame` (8.2): float32 (B, 3, R, 2).
+
+    pixel_frames: how many frames it encodes; a single one ends one frame after it starts, whatever the time factor.
+    """
+    bounds = pixel_bounds(latent_bounds(*grid, batch=batch), scale_factors, causal_fix=frame == 0)
+    bounds[:, 0] += frame
+    if pixel_frames == 1:
+        bounds[:, 0, :, 1] = bounds[:, 0, :, 0] + 1
+    positions = bounds.astype(np.float32)
+    positions[:, 0] /= np.float32(fps)
+    return positions
+
+
+def spread_keyframes(count: int, frames: int) -> np.ndarray:
+    """Pixel frames of `count` key frames spread inside a clip, ends excluded (8.3): int32 (count,).
+
+    Raises UserError when the clip is too short.
+    """
+    require(frames >= count + 2, f"{count} key frames between the ends need {count + 2} frames, not {frames}.")
+    return np.round(np.linspace(0, frames - 1, count + 2, dtype=np.float32)[1:-1]).astype(np.int32)
+
+
 def patchify_video(latents: ArrayT, patch_size: int = 1) -> ArrayT:
     """(B, F, H, W, C) -> tokens (B, F * H/p * W/p, C * p * p), channel index c * p * p + row * p + column (3).
 

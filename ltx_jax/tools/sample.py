@@ -13,6 +13,7 @@ import sys
 from absl import flags
 
 from ltx_jax import cli
+from ltx_jax.checkpoints.lora import apply_loras, parse_lora
 from ltx_jax.errors import UserError
 from ltx_jax.experiment import Experiment, check_same_model
 from ltx_jax.media.images import contact_sheet
@@ -42,6 +43,7 @@ def define_flags() -> None:
     flags.DEFINE_string("image", None, "Picture to start from, held as the first frame: PATH [0 [STRENGTH]].")
     flags.DEFINE_string("checkpoint", None, "Folder or .safetensors file of weights (default: the shipped toy).")
     flags.DEFINE_string("text_encoder", None, "Folder of the text encoder, where the checkpoint does not hold it.")
+    flags.DEFINE_multi_string("lora", [], "LoRA to merge: PATH[:STRENGTH] (or PATH STRENGTH); may be repeated.")
     flags.DEFINE_string("contact_sheet", None, "Also write the clips' frames as one PNG here.")
     flags.DEFINE_bool("progress", True, "Show a progress bar.")
 
@@ -73,6 +75,7 @@ def _sample() -> None:
     model = open_model(FLAGS.checkpoint, FLAGS.text_encoder)
     if cli.given("config"):
         check_same_model(experiment.model, model.release, FLAGS.checkpoint or "the shipped weights")
+    model = apply_loras(model, [parse_lora(text) for text in FLAGS.lora])
     request = request.resolve(model.release)
     outputs = check_output(FLAGS.output, len(request.clips))
     mesh = make_mesh(experiment.mesh)

@@ -2,8 +2,7 @@
 
 import dataclasses
 import functools
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from ltx_jax.bundle import Modules, audio_tokens, modules, video_tokens
-from ltx_jax.config import require, to_mapping
+from ltx_jax.bundle import Modules, modules
+from ltx_jax.config import to_mapping
 from ltx_jax.data.config import DataConfig
-from ltx_jax.data.latents import LatentStore, encode_clips
 from ltx_jax.data.pipeline import Batches
 from ltx_jax.data.source import Source, collate
 from ltx_jax.diffusion.geometry import VideoShape
@@ -24,7 +22,7 @@ from ltx_jax.parallel.program import Program, batch_like, place
 from ltx_jax.releases import Release
 from ltx_jax.training import vae
 from ltx_jax.training.config import DiTStage, StageName, TrainingConfig
-from ltx_jax.training.dit import abstract_batch, dit_tables, make_dit_objective, make_dit_program, trainable_parts
+from ltx_jax.training.dit import trainable_parts
 from ltx_jax.training.loop import Stage
 from ltx_jax.training.optimizer import make_optimizer
 from ltx_jax.training.parts import abstract_parts, initial_parts
@@ -83,9 +81,9 @@ def networks(release: Release, dtype: str, mesh: Mesh) -> Modules:
 
 
 def make_initializer(
-    setting: Setting, program: Program, parts: Sequence[str], nets: Modules, name: StageName, start: Params | None
+    setting: Setting, program: Program, name: StageName, random: Callable[[], Params], start: Params | None
 ) -> Callable[[], TrainState]:
-    """The maker of a stage's first state: random parameters, or `start` (by part) where another model's are given."""
+    """The maker of a stage's first state: parameters of `random`, or `start` (by part) where others are given."""
     config, abstract = setting.config.stage(name), program.abstract_args[0]
     optimizer, ema = make_optimizer(config.optimizer), config.ema_decay > 0
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
@@ -93,10 +91,9 @@ def make_initializer(
     def initialize() -> TrainState:
         with jax.set_mesh(setting.mesh):
             if start is None:
-                random = lambda: initial_parts(setting.release, nets, parts, setting.config.seed)
                 params = jax.jit(random, out_shardings=shardings.params)()
             else:
-                params = place({part: start[part] for part in parts}, abstract.params)
+                params = place(start, abstract.params)
             make = functools.partial(initial_state, optimizer=optimizer, ema=ema)
             return jax.jit(make, out_shardings=shardings)(params)
 
@@ -123,12 +120,11 @@ def vae_stage(setting: Setting, name: StageName, start: Params | None) -> Stage:
     batch = {k: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype) for k, (shape, dtype) in shapes.items()}
     with jax.set_mesh(setting.mesh):
         abstract, axes = abstract_parts(release, nets, parts)
-    program = make_train_program(
-        objective, config, abstract, axes, {}, batch_like(batch, setting.mesh), setting.mesh
-    )  # fmt: skip
+    program = make_train_program(objective, config, abstract, axes, {}, batch_like(batch, setting.mesh), setting.mesh)
+    random = lambda: initial_parts(release, nets, parts, setting.config.seed)
     return Stage(
         name=name, config=config, program=program, frozen={},
-        initialize=make_initializer(setting, program, parts, nets, name, start),
+        initialize=make_initializer(setting, program, name, random, start),
         batches=lambda: setting.batches(setting.source, config.batch_size, collate, data.workers),
         identity=setting.identity(name), preview=preview,
     )  # fmt: skip
@@ -152,79 +148,6 @@ def pick(batch: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
     return {name: batch[name] for name in wanted}
 
 
-# --- transformer ----------------------------------------------------------------------------------------------------
-
-
-def dit_stage(setting: Setting, start: Params | None, encoders: Params) -> Stage:
-    """The stage `dit`. encoders: the parameters of the trained autoencoders; clips are encoded here, once."""
-    release, config, mesh = setting.release, setting.config.dit, setting.mesh
-    tokenizer = setting.tokenizer
-    require(config.train_text, "Training on cached text features is not supported by train.py yet; set train_text.")
-    require(tokenizer is not None, "Training the transformer needs a tokenizer.")
-    assert tokenizer is not None
-    objective = make_dit_objective(release, config, setting.shape, mesh, setting.config.seed)
-    program = make_dit_program(release, config, setting.shape, mesh, setting.config.seed)
-    store = encode(setting, encoders, objective.audio_tokens)
-    ids, mask = tokenizer([""])
-    tables = dit_tables(release, objective, setting.data.fps)
-    frozen = {"params": {}, "tables": tables, "empty": {"text_ids": ids[0], "text_mask": mask[0]}}
-    wanted = abstract_batch(release, objective)[0]
-    require(
-        store.item(0, 0)["video"].shape == wanted["video"].shape[1:],
-        f"The encoded clips in '{setting.latents}' have another size than the config says; delete that folder.",
-    )
-    preview = None
-    if setting.sample is not None:
-        sample = setting.sample
-        preview = lambda state, step, folder: sample({**encoders, **jax.device_get(state.weights)}, step, folder)
-    return Stage(
-        name="dit", config=config, program=program, frozen=place(frozen, program.abstract_args[1]),
-        initialize=make_initializer(setting, program, trainable_parts(config), objective.networks, "dit", start),
-        batches=lambda: setting.batches(store, config.batch_size, TokenBatch(tokenizer)),
-        identity=setting.identity("dit"), preview=preview,
-    )  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True)
-class TokenBatch:
-    """Collates encoded clips, with their captions as token ids."""
-
-    tokenizer: Tokenizer
-
-    def __call__(self, items: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-        batch = collate(items)
-        ids, mask = self.tokenizer(batch.pop("caption"))
-        return batch | {"text_ids": ids, "text_mask": mask}
-
-
-def encode(setting: Setting, encoders: Params, length: int, batch: int = 16) -> LatentStore:
-    """The clips as normalised tokens on disk, encoded with the trained autoencoders; `length` audio tokens each."""
-    nets = networks(setting.release, "float32", setting.mesh)
-    pixels = lambda params, video: video_tokens(nets, params, vae.pixels(video))
-    sound = lambda params, waveform: audio_tokens(nets, params, waveform, length)
-    encode_video, encode_audio = jax.jit(pixels), jax.jit(sound)
-
-    def both(video: np.ndarray, audio: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        abstract = batch_like({"video": video, "audio": audio}, setting.mesh)
-        with jax.set_mesh(setting.mesh):
-            placed = place({"video": video, "audio": audio}, abstract)
-            tokens = encode_video(encoders, placed["video"]), encode_audio(encoders, placed["audio"])
-        return np.asarray(tokens[0]), np.asarray(tokens[1])
-
-    names = ("video_encoder", "video_statistics", "audio_encoder", "audio_statistics")
-    encoders = {name: encoders[name] for name in names}
-    fingerprint = f"{setting.source.fingerprint} {checksum(encoders)} {setting.config.dit.clips}"
-    return encode_clips(setting.source, both, setting.config.dit.clips, setting.latents, fingerprint, batch=batch)
-
-
-def checksum(tree: Any) -> str:
-    """A number for the bits of all arrays of `tree`."""
-    value = 0
-    for leaf in jax.tree.leaves(tree):
-        value = zlib.crc32(np.ascontiguousarray(leaf).tobytes(), value)
-    return f"{value:08x}"
-
-
 def stage_parts(name: StageName, config: DiTStage) -> tuple[str, ...]:
-    """Names of the networks that a stage trains."""
+    """Names of the parts that a stage trains and leaves behind."""
     return {"video_vae": vae.VIDEO_PARTS, "audio_vae": vae.AUDIO_PARTS, "dit": trainable_parts(config)}[name]

@@ -5,7 +5,8 @@ from typing import Literal
 
 from ltx_jax.config import require
 from ltx_jax.diffusion.objectives import SigmaConfig
-from ltx_jax.training.modes import MODES, Condition, Mode, StreamMode
+from ltx_jax.training.lora import LoRAConfig
+from ltx_jax.training.modes import Condition, Share, StreamMode, parse_mixture
 from ltx_jax.training.optimizer import OptimizerConfig, ScheduleConfig
 
 StageName = Literal["video_vae", "audio_vae", "dit"]
@@ -104,26 +105,48 @@ class AudioVAEStage(StageConfig):
 
 
 @dataclasses.dataclass(frozen=True)
+class ReferenceConfig:
+    """Reference videos, of modes that have one: smaller by `downscale`, and every `temporal`-th frame (IC-LoRA)."""
+
+    downscale: int = 1
+    temporal: int = 1
+
+    def __post_init__(self):
+        factors = (self.downscale, self.temporal)
+        require(min(factors) >= 1, f"The factors of a reference must be at least 1, not {factors}.")
+
+
+@dataclasses.dataclass(frozen=True)
 class DiTStage(StageConfig):
     """The transformer, with its text encoder and connectors unless these are frozen.
 
-    mode: a row of training/modes.py; first_frame_probability adds the condition that keeps the first latent frame
-    clean. caption_dropout: share of samples that get the empty caption, for guidance. mark_keyframes: mark the first
-    latent frame's tokens where the model has the embedding, as sampling does (the reference trainer does not).
-    train_text: train text encoder and connectors along; otherwise batches bring text features and the connectors are
-    frozen. clips: encoded clips to train on. remat: what the backward pass
-    recomputes, see models/dit/transformer.py; "full" is the fastest on a CPU too, for it touches less memory.
+    mode: a row of training/modes.py; or modes: several, as "NAME:WEIGHT", of which every sample draws one.
+    first_frame_probability: keeps the first latent frame clean in modes whose generated video has no condition of its
+    own. temporal_boundary, spatial_region: of prefixes and suffixes (latent frames) and of outpainting (pixels y1, x1,
+    y2, x2), in place of the declared ones. stored_masks: masks for inpainting come with the data; else boxes are drawn.
+    caption_dropout: share of samples that get the empty caption, for guidance. mark_keyframes: mark the first latent
+    frame's tokens where the model has the embedding, as sampling does (the reference trainer does not). train_text:
+    train text encoder and connectors along; otherwise batches bring text features and the connectors are frozen. lora:
+    train adapters of the frozen transformer alone (train_text is then off). clips: encoded clips to train on. remat:
+    what the backward pass recomputes, see models/dit/transformer.py; "full" is the fastest on a CPU too, for it touches
+    less memory.
     """
 
     steps: int = 10000
     batch_size: int = 32
     optimizer: OptimizerConfig = _adamw(1e-3, 0.01)
     mode: str = "text_to_video"
+    modes: tuple[str, ...] | None = None
     sigmas: SigmaConfig = SigmaConfig()
     first_frame_probability: float = 0.1
+    temporal_boundary: int | None = None
+    spatial_region: tuple[int, int, int, int] | None = None
+    stored_masks: bool = False
+    reference: ReferenceConfig | None = None
     caption_dropout: float = 0.1
     mark_keyframes: bool = True
     train_text: bool = True
+    lora: LoRAConfig | None = None
     clips: int = 8192
     remat: str = "full"
 
@@ -132,15 +155,33 @@ class DiTStage(StageConfig):
         for name in ("first_frame_probability", "caption_dropout"):
             require(0 <= getattr(self, name) <= 1, f"{name} must lie in 0..1, not {getattr(self, name)}.")
         require(self.clips >= 1, f"Training needs at least one clip, not {self.clips}.")
-        require(self.mode in MODES, f"There is no training mode '{self.mode}'; known: {', '.join(MODES)}.")
+        boundary = self.temporal_boundary
+        require(boundary is None or boundary >= 1, f"temporal_boundary must be at least 1, not {boundary}.")
+        self.mixture()
+        if self.lora is not None:
+            object.__setattr__(self, "train_text", False)
 
-    def training_mode(self) -> Mode:
-        """The declared mode, with the first-frame condition added where the video is generated."""
-        mode = MODES[self.mode]
-        if not self.first_frame_probability or mode.video is None or not mode.video.is_generated:
-            return mode
+    def mixture(self) -> tuple[Share, ...]:
+        """The declared modes with their weights, and the first-frame condition where it belongs."""
+        return tuple(self._with_first_frame(share) for share in parse_mixture(self.modes or (self.mode,)))
+
+    def reference_metadata(self) -> dict[str, str]:
+        """What a LoRA file says of the references that it was trained with; the loaders assume 1 (5.7)."""
+        small, metadata = self.reference or ReferenceConfig(), {}
+        if small.downscale != 1:
+            names = ("reference_spatial_scale_factor", "reference_downscale_factor")
+            metadata |= dict.fromkeys(names, str(small.downscale))
+        if small.temporal != 1:
+            metadata["reference_temporal_scale_factor"] = str(small.temporal)
+        return metadata
+
+    def _with_first_frame(self, share: Share) -> Share:
+        video = share.mode.video
+        if not self.first_frame_probability or video is None or not video.is_generated or video.conditions:
+            return share
         first = Condition("first_frame", probability=self.first_frame_probability)
-        return dataclasses.replace(mode, video=StreamMode(True, (first, *mode.video.conditions)))
+        mode = dataclasses.replace(share.mode, video=StreamMode(True, (first,)))
+        return dataclasses.replace(share, mode=mode)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,16 +12,19 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ltx_jax.bundle import Modules, modules, text_contexts
-from ltx_jax.diffusion.conditioning import Grid, select_frames
-from ltx_jax.diffusion.geometry import VideoShape, audio_length, audio_positions, latent_shape, video_positions
-from ltx_jax.models.dit.rope import rotary_tables
+from ltx_jax.diffusion.conditioning import select_frames
+from ltx_jax.diffusion.geometry import VideoShape
 from ltx_jax.parallel.program import Program, batch_like, replicated_like, with_shardings
 from ltx_jax.parallel.rules import param_shardings
 from ltx_jax.releases import Release
 from ltx_jax.streams import Context, Rotary, Stream
 from ltx_jax.training.config import DiTStage
+from ltx_jax.training.inputs import ClipSizes, abstract_batch, clip_sizes, dit_tables, mask_folders
+from ltx_jax.training.lora import PART as LORA
+from ltx_jax.training.lora import abstract_lora, scaled
 from ltx_jax.training.losses import bucket_names, masked_loss, sigma_buckets
-from ltx_jax.training.modes import NoisyStream, StreamMode, draw, noise_stream
+from ltx_jax.training.modes import Mode, Share, fit_mode
+from ltx_jax.training.noise import Draws, NoisyStream, choose, draw, draw_masks, mix, noise_stream
 from ltx_jax.training.parts import abstract_parts
 from ltx_jax.training.step import Metrics, make_train_program, sample_keys
 
@@ -35,46 +38,101 @@ class DiTObjective:
 
     A batch has video (B, T, C) and audio (B, A, C') clean normalised tokens, has_audio (B,) bool, text_mask (B, S)
     int32, and either text_ids (B, S) int32 or video_features (B, S, E) and audio_features (B, S, E'), the feature
-    extractor's output. "empty" is the same text of the empty caption, without the axis B. grid: of the video latents;
-    padded: video tokens after padding to a multiple of the mesh's context axis.
+    extractor's output. Where a mode asks for them: video_reference (B, R, C), audio_reference (B, R', C') tokens, and
+    with config.stored_masks video_mask (B, T), audio_mask (B, A), above 0.5 for what is given. "empty" is the same text
+    of the empty caption, without the axis B. shares: the modes, of which every sample draws one.
     """
 
     networks: Modules
     config: DiTStage
-    grid: Grid
-    audio_tokens: int
-    padded: int
-    cell: tuple[int, int]  # pixels per latent cell, (height, width)
+    shares: tuple[Share, ...]
+    sizes: ClipSizes
     seed: int
 
     def __call__(self, params: Any, frozen: Any, batch: Batch, step: Array) -> tuple[Array, Metrics]:
         """Mean over samples of the video loss plus the audio loss, () float32, and metrics."""
-        parts, mode = {**frozen["params"], **params}, self.config.training_mode()
+        parts = {**frozen["params"], **params}
         contexts = self._contexts(parts, self._drop_captions(batch, frozen["empty"], step))
-        audio_grid = (self.audio_tokens, 1, 1)
-        video = self._noise("video", mode.video, batch["video"], self.grid, step)
-        audio = self._noise("audio", mode.audio, batch["audio"], audio_grid, step)
+        video, audio, choice = self._streams(batch, step)
         velocities = self.networks["transformer"].apply(
-            {"params": parts["transformer"]},
+            self._variables(parts),
             None if video is None else self._video_stream(video, frozen["tables"]),
             None if audio is None else _stream(audio, frozen["tables"], "audio"),
             *(Context(tokens) for tokens in contexts),
+            keep=self._keep(video, audio),
         )
         losses: dict[str, Array] = {}
-        if video is not None and video.targets is not None:
-            losses["video"] = masked_loss(velocities[0][:, : video.targets.shape[1]], video.targets, video.loss_mask)  # type: ignore
-        if audio is not None and audio.targets is not None:
-            heard = audio.loss_mask & batch["has_audio"][:, None]  # type: ignore[operator]
-            losses["audio"] = masked_loss(velocities[1], audio.targets, heard)  # type: ignore[arg-type]
+        learning: dict[str, Array] = {}  # (B,) bool: the samples with something to learn
+        for name, velocity, noisy in zip(("video", "audio"), velocities, (video, audio), strict=True):
+            if noisy is None or noisy.targets is None or noisy.loss_mask is None:
+                continue
+            mask = noisy.loss_mask if name == "video" else noisy.loss_mask & batch["has_audio"][:, None]
+            losses[name] = masked_loss(velocity[:, : mask.shape[1]], noisy.targets, mask)
+            learning[name] = jnp.any(mask, axis=1)
         total = sum(losses.values(), jnp.zeros(batch["video"].shape[:1], jnp.float32))  # (B,)
-        return jnp.mean(total), _metrics(losses, total, batch["has_audio"], video or audio)  # type: ignore[arg-type]
+        metrics = _metrics(losses, learning, total, _reported_sigma(video, audio))
+        if choice is not None:
+            metrics |= {f"loss_{s.name}": _mean(total, choice == i) for i, s in enumerate(self.shares)}
+        return jnp.mean(total), metrics
 
-    def _noise(self, name: str, mode: StreamMode | None, x0: Array, grid: Grid, step: Array) -> NoisyStream | None:
-        if mode is None:
+    def _variables(self, parts: Any) -> dict[str, Any]:
+        """The transformer's variables: parameters, and adapters where they are trained."""
+        variables = {"params": parts["transformer"]}
+        if self.config.lora is not None:
+            variables["lora"] = scaled(parts[LORA], self.config.lora.scale)
+        return variables
+
+    def _streams(self, batch: Batch, step: Array) -> tuple[NoisyStream | None, NoisyStream | None, Array | None]:
+        """Both noised streams, None for one that no mode has, and with several modes the choice (B,) of each sample."""
+        size = batch["video"].shape[0]
+        draws = {m: self._draws(m, batch[m], step) for m in ("video", "audio")}
+        masks = {m: self._masks(m, batch, step) for m in ("video", "audio")}
+        streams = [self._noise(share.mode, batch, draws, masks) for share in self.shares]
+        if len(streams) == 1:
+            return streams[0][0], streams[0][1], None
+        choice = choose(sample_keys(self.seed, "train.mode", step, size), [share.weight for share in self.shares])
+        video, audio = (mix(of_mode, choice) for of_mode in zip(*streams, strict=True))
+        return video, audio, choice
+
+    def _draws(self, name: str, x0: Array, step: Array) -> Draws:
+        streams = (share.mode.stream(name) for share in self.shares)
+        conditions = max((len(s.conditions) for s in streams if s is not None), default=0)
+        return draw(sample_keys(self.seed, f"train.{name}", step, x0.shape[0]), conditions, *x0.shape[1:])
+
+    def _masks(self, name: str, batch: Batch, step: Array) -> dict[str, Array]:
+        """Masks (B, T) for inpainting by their name: stored ones, or boxes drawn here."""
+        folders = mask_folders(self.config, name)
+        if not folders:
+            return {}
+        keys = sample_keys(self.seed, f"train.{name}_mask", step, batch[name].shape[0])
+        mask = batch[f"{name}_mask"] if self.config.stored_masks else draw_masks(keys, self.sizes.grids[name])
+        return dict.fromkeys(folders, mask)
+
+    def _noise(self, mode: Mode, batch: Batch, draws: Any, masks: Any) -> list[NoisyStream | None]:
+        """Video and audio as one mode wants them."""
+        streams: list[NoisyStream | None] = []
+        for name in ("video", "audio"):
+            own, sigma = mode.stream(name), None
+            if mode.shared_sigma and streams and streams[0] is not None:
+                sigma = streams[0].sigma
+            streams.append(
+                None if own is None else noise_stream(
+                    own, batch[name], draws[name], self.sizes.grids[name], sigmas=self.config.sigmas,
+                    scale=self.sizes.cell, masks=masks[name], reference=batch.get(f"{name}_reference"), sigma=sigma,
+                )
+            )  # fmt: skip
+        return streams
+
+    def _keep(self, video: NoisyStream | None, audio: NoisyStream | None) -> Array | None:
+        """The transformer's `keep`: streams of samples whose mode has only one of them do not see each other."""
+        if all(share.mode.video is not None and share.mode.audio is not None for share in self.shares):
             return None
-        keys = sample_keys(self.seed, f"train.{name}", step, x0.shape[0])
-        draws = draw(keys, mode, *x0.shape[1:])
-        return noise_stream(mode, x0, draws, grid, sigmas=self.config.sigmas, scale=self.cell)
+        if video is None or audio is None or video.present is None or audio.present is None:
+            return None
+        both = (video.present & audio.present).astype(jnp.float32)  # (B,)
+        rows = jnp.stack([jnp.ones_like(both), jnp.ones_like(both), both, both])  # (4, B)
+        layers = self.networks["transformer"].config.num_layers  # type: ignore[attr-defined]
+        return jnp.broadcast_to(rows[:, None], (4, layers, both.shape[0]))
 
     def _drop_captions(self, batch: Batch, empty: Batch, step: Array) -> Batch:
         """The batch's text, with the empty caption for a share of the samples."""
@@ -99,9 +157,10 @@ class DiTObjective:
         batch, tokens, _ = noisy.latent.shape
         stream = _stream(noisy, tables, "video")
         if self.config.mark_keyframes:
-            first = np.broadcast_to(select_frames(self.grid, 0, 1), (batch, tokens))
-            stream = stream.replace(keyframes=jnp.asarray(first))  # type: ignore[attr-defined]
-        missing = self.padded - tokens
+            first = np.zeros(tokens, bool)
+            first[: self.sizes.video_tokens] = select_frames(self.sizes.grid, 0, 1)
+            stream = stream.replace(keyframes=jnp.asarray(np.broadcast_to(first, (batch, tokens))))  # type: ignore[attr-defined]
+        missing = self.sizes.padded - tokens
         if not missing:
             return stream
         pad = lambda x: None if x is None else jnp.pad(x, ((0, 0), (0, missing)) + ((0, 0),) * (x.ndim - 2))
@@ -109,7 +168,7 @@ class DiTObjective:
         return stream.replace(  # type: ignore[attr-defined]
             latent=pad(stream.latent), level_index=pad(stream.level_index), keyframes=pad(stream.keyframes),
             rotary=turn(stream.rotary), cross_rotary=turn(stream.cross_rotary),
-            length=jnp.full((batch,), tokens, jnp.int32),
+            length=jnp.full((batch,), tokens, jnp.int32) if noisy.length is None else noisy.length,
         )  # fmt: skip
 
 
@@ -121,20 +180,26 @@ def _stream(noisy: NoisyStream, tables: dict[str, Rotary], name: str) -> Stream:
         level_index=noisy.level_index,
         rotary=tables[name],
         cross_rotary=tables.get(f"{name}_cross"),
+        length=noisy.length,
     )
 
 
-def _metrics(losses: dict[str, Array], total: Array, has_audio: Array, reported: NoisyStream) -> Metrics:
-    """Means per modality (audio over the samples that have sound) and by noise level of the video, else the audio.
+def _reported_sigma(video: NoisyStream | None, audio: NoisyStream | None) -> Array:
+    """Noise level (B,) that losses are reported by: the video's where a sample has video, else the audio's (2.4)."""
+    if video is None or audio is None or video.present is None:
+        return (video or audio).sigma  # type: ignore[union-attr]
+    return jnp.where(video.present, video.sigma, audio.sigma)
 
-    An empty bucket, or a batch without sound, reports NaN, which the loop leaves out.
-    """
-    metrics = {}
-    if "video" in losses:
-        metrics["loss_video"] = jnp.mean(losses["video"])
-    if "audio" in losses:
-        metrics["loss_audio"] = jnp.sum(losses["audio"]) / jnp.sum(has_audio)
-    means, counts = sigma_buckets(reported.sigma, total)
+
+def _mean(x: Array, mask: Array) -> Array:
+    """Mean of x (B,) where mask is True; NaN, which the loop leaves out, where nothing is."""
+    return jnp.sum(jnp.where(mask, x, 0)) / jnp.sum(mask)
+
+
+def _metrics(losses: dict[str, Array], learning: dict[str, Array], total: Array, sigma: Array) -> Metrics:
+    """Means per modality over the samples that learn it, and by noise level; NaN where there is no sample."""
+    metrics = {f"loss_{name}": _mean(loss, learning[name]) for name, loss in losses.items()}
+    means, counts = sigma_buckets(sigma, total)
     means = jnp.where(counts > 0, means, jnp.nan)
     return metrics | {name.removeprefix("train/"): means[i] for i, name in enumerate(bucket_names())}
 
@@ -143,61 +208,49 @@ def make_dit_objective(release: Release, config: DiTStage, shape: VideoShape, me
     """The objective for clips of one shape."""
     networks = modules(release, dtype=jnp.dtype(config.dtype))
     networks["transformer"] = networks["transformer"].clone(remat=config.remat)
-    grid = latent_shape(shape, release.video_vae.scale_factors)
-    tokens, context = grid[0] * grid[1] * grid[2], mesh.shape["context"]
-    return DiTObjective(
-        networks, config, grid, audio_length(shape.frames, shape.fps), -(-tokens // context) * context,
-        release.video_vae.scale_factors[1:], seed,
-    )  # fmt: skip
-
-
-def dit_tables(release: Release, objective: DiTObjective, fps: float) -> dict[str, Rotary]:
-    """The rotary tables of the clips, host arrays."""
-    video = video_positions(*objective.grid, fps, release.video_vae.scale_factors)
-    tables = rotary_tables(release.transformer, video, audio_positions(objective.audio_tokens))
-    return {name: table for name, table in tables.items() if table is not None}
+    sizes = clip_sizes(release, config, shape, mesh.shape["context"])
+    fit = lambda mode: fit_mode(mode, sizes.grids, sizes.cell, config.temporal_boundary, config.spatial_region)
+    shares = tuple(dataclasses.replace(share, mode=fit(share.mode)) for share in config.mixture())
+    return DiTObjective(networks, config, shares, sizes, seed)
 
 
 def trainable_parts(config: DiTStage) -> tuple[str, ...]:
     """Names of the parts that the stage trains."""
+    if config.lora is not None:
+        return (LORA,)
     return ("transformer", "text", "connectors") if config.train_text else ("transformer",)
 
 
-def abstract_batch(release: Release, objective: DiTObjective) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Shapes of a batch and of the empty caption, ShapeDtypeStructs."""
-    b, s, dit = objective.config.batch_size, release.text_length, release.transformer
-    tokens = objective.grid[0] * objective.grid[1] * objective.grid[2]
-    struct = jax.ShapeDtypeStruct
-    empty = {"text_mask": struct((s,), jnp.int32)}
-    if objective.config.train_text:
-        empty["text_ids"] = struct((s,), jnp.int32)
-    else:
-        connectors, dtype = release.connectors, jnp.dtype(objective.config.dtype)
-        for name, sizes in (("video", connectors.video), ("audio", connectors.audio)):
-            empty[f"{name}_features"] = struct((s, sizes.width), dtype)
-    batch = {
-        "video": struct((b, tokens, dit.in_channels), jnp.float32),
-        "audio": struct((b, objective.audio_tokens, dit.audio_in_channels), jnp.float32),
-        "has_audio": struct((b,), jnp.bool_),
-    }
-    return batch | {name: struct((b, *x.shape), x.dtype) for name, x in empty.items()}, empty
+def frozen_parts(config: DiTStage) -> tuple[str, ...]:
+    """Names of the parts that the stage's step reads and does not train."""
+    frozen = ("transformer",) if config.lora is not None else ()
+    return frozen if config.train_text else (*frozen, "connectors")
+
+
+def abstract_trainable(release: Release, networks: Modules, config: DiTStage) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Shapes and logical axes of the trainable parameters, by part. A mesh must be set."""
+    if config.lora is None:
+        return abstract_parts(release, networks, trainable_parts(config))
+    shapes, axes = abstract_parts(release, networks, ("transformer",))
+    pair = abstract_lora(config.lora, release.transformer, shapes["transformer"], axes["transformer"])
+    return {LORA: pair[0]}, {LORA: pair[1]}
 
 
 def make_dit_program(release: Release, config: DiTStage, shape: VideoShape, mesh: Mesh, seed: int = 0) -> Program:
     """The transformer's training step for clips of one shape; abstract, so also for devices that are not there.
 
-    Frozen connectors (config.train_text false) are kept in the compute type.
+    Frozen parameters are kept in the compute type.
     """
     objective = make_dit_objective(release, config, shape, mesh, seed)
     with jax.set_mesh(mesh):
-        shapes, axes = abstract_parts(release, objective.networks, trainable_parts(config))
-        fixed, fixed_axes = abstract_parts(release, objective.networks, () if config.train_text else ("connectors",))
+        shapes, axes = abstract_trainable(release, objective.networks, config)
+        fixed, fixed_axes = abstract_parts(release, objective.networks, frozen_parts(config))
     dtype = jnp.dtype(config.dtype)
     fixed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), fixed)
-    batch, empty = abstract_batch(release, objective)
+    batch, empty = abstract_batch(release, objective.sizes, config)
     frozen = {
         "params": with_shardings(fixed, param_shardings(fixed_axes, fixed, mesh)),
-        "tables": replicated_like(dit_tables(release, objective, shape.fps), mesh),
+        "tables": replicated_like(dit_tables(release, objective.sizes, config, shape.fps), mesh),
         "empty": replicated_like(empty, mesh),
     }
     return make_train_program(objective, config, shapes, axes, frozen, batch_like(batch, mesh), mesh)

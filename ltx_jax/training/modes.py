@@ -1,48 +1,50 @@
 """Training modes as declarations: which stream is noisy, which is clean, which tokens are given (spec training.md 3).
 
 A mode says per modality: generated (noised, in the loss), frozen (clean, at sigma 0) or absent, and a list of
-conditions that keep some tokens clean with a probability. `noise_stream` applies it; it may be jitted and takes all
-random draws as arguments. Letters: B batch, T tokens, C channels, K conditions.
+conditions: some tokens are kept clean, or a reference is appended, each with a probability. `noise.py` applies it.
+Letters: B batch, T tokens.
 """
 
 import dataclasses
-from typing import Literal
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
-from ltx_jax.config import require
+from ltx_jax.config import from_mapping, require
 from ltx_jax.diffusion.conditioning import Grid, select_crop, select_frames, select_suffix
-from ltx_jax.diffusion.objectives import SigmaConfig, add_noise, sample_sigma, velocity_target
-from ltx_jax.random import named_key
-from ltx_jax.streams import length_mask
+from ltx_jax.errors import UserError
 
 Array = jax.Array
+Region = tuple[int, int, int, int]  # pixels: y1, x1, y2, x2
 
 _OPTIONS = {"prefix": "temporal_boundary", "suffix": "temporal_boundary", "spatial_crop": "spatial_region",
-            "mask": "mask_dir"}  # fmt: skip
+            "mask": "mask_dir", "reference": "latents_dir"}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class Condition:
-    """Tokens that are given clean with a probability per sample (1.3, 3.4).
+    """What is given clean with a probability per sample (1.3, 3.4, 3.5).
 
     temporal_boundary: latent frames (audio: latent steps) of prefix and suffix. spatial_region: pixels (y1, x1, y2,
-    x2) of spatial_crop. mask_dir: where the masks of `mask` are stored; values above 0.5 are given.
+    x2) of spatial_crop. mask_dir: where the masks of `mask` are stored; values above 0.5 are given. latents_dir: where
+    the latents of `reference` are stored. clips_only: leave clips of a single frame alone (the legacy strategies).
     """
 
-    type: Literal["first_frame", "prefix", "suffix", "spatial_crop", "mask"]
+    type: Literal["first_frame", "prefix", "suffix", "spatial_crop", "mask", "reference"]
     probability: float = 1.0
     temporal_boundary: int | None = None
-    spatial_region: tuple[int, int, int, int] | None = None
+    spatial_region: Region | None = None
     mask_dir: str | None = None
+    latents_dir: str | None = None
+    clips_only: bool = False
 
     def __post_init__(self):
         require(0 <= self.probability <= 1, f"A condition's probability must lie in 0..1, not {self.probability}.")
         needed = _OPTIONS.get(self.type)
-        for option in ("temporal_boundary", "spatial_region", "mask_dir"):
+        for option in dict.fromkeys(_OPTIONS.values()):
             given = getattr(self, option) is not None
             require(given or option != needed, f"The condition '{self.type}' needs '{option}'.")
             require(not given or option == needed, f"The condition '{self.type}' takes no '{option}'.")
@@ -58,31 +60,46 @@ class Condition:
             return select_crop(grid, self.spatial_region, scale)  # type: ignore[arg-type]
         if self.type == "suffix":
             return select_suffix(grid, self.temporal_boundary)  # type: ignore[arg-type]
-        return select_frames(grid, 0, 1 if self.type == "first_frame" else self.temporal_boundary)  # type: ignore[arg-type]
+        if self.type == "first_frame":
+            return select_frames(grid, 0, 0 if self.clips_only and grid[0] == 1 else 1)
+        return select_frames(grid, 0, self.temporal_boundary)  # type: ignore[arg-type]
 
 
 @dataclasses.dataclass(frozen=True)
 class StreamMode:
     """One modality of a mode.
 
-    is_generated: noised and in the loss; else clean at sigma 0, and conditions draw and do nothing.
+    is_generated: noised and in the loss; else clean at sigma 0, and of the conditions only a reference acts.
     """
 
     is_generated: bool = True
     conditions: tuple[Condition, ...] = ()
 
+    def __post_init__(self):
+        references = [c for c in self.conditions if c.type == "reference"]
+        require(len(references) <= 1, f"A stream can have one reference, not {len(references)}.")
+
     @property
-    def active(self) -> tuple[Condition, ...]:
-        """The conditions that draw and act."""
-        return self.conditions if self.is_generated else ()
+    def active(self) -> tuple[tuple[int, Condition], ...]:
+        """The conditions that draw and act, each with its number in the list."""
+        return tuple((i, c) for i, c in enumerate(self.conditions) if self.is_generated or c.type == "reference")
+
+    @property
+    def reference(self) -> Condition | None:
+        """The condition that appends a reference."""
+        return next((c for c in self.conditions if c.type == "reference"), None)
 
 
 @dataclasses.dataclass(frozen=True)
 class Mode:
-    """What one training run learns; a stream that is None is not given to the transformer at all (1.3)."""
+    """What a sample teaches; a stream that is None is not given to the transformer at all (1.3).
+
+    shared_sigma: the audio takes the video's noise level (the legacy strategies, 2.3).
+    """
 
     video: StreamMode | None = StreamMode()
     audio: StreamMode | None = StreamMode()
+    shared_sigma: bool = False
 
     def __post_init__(self):
         generated = [s for s in (self.video, self.audio) if s is not None and s.is_generated]
@@ -91,100 +108,128 @@ class Mode:
             spatial = condition.type in ("first_frame", "spatial_crop")
             require(not spatial, f"The condition '{condition.type}' exists for video only; remove it from audio.")
 
-
-# Modes by name (1.10). Another mode is another row.
-MODES: dict[str, Mode] = {
-    "text_to_video": Mode(),
-    "text_to_video_silent": Mode(audio=None),
-    "image_to_video": Mode(video=StreamMode(conditions=(Condition("first_frame", probability=0.5),))),
-    "text_to_audio": Mode(video=None),
-    "audio_to_video": Mode(audio=StreamMode(is_generated=False)),
-    "video_to_audio": Mode(video=StreamMode(is_generated=False)),
-}
+    def stream(self, modality: str) -> StreamMode | None:
+        """The mode of "video" or "audio"."""
+        return self.video if modality == "video" else self.audio
 
 
-@struct.dataclass
-class Draws:
-    """All randomness of one generated stream: normal, uniform, mix (B,); noise (B, T, C); conditions K times (B,)."""
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """One mode of a mixture; weight: its share of the samples, relative to the others'."""
 
-    normal: Array
-    uniform: Array
-    mix: Array
-    noise: Array
-    conditions: tuple[Array, ...] = ()
+    name: str
+    mode: Mode
+    weight: float = 1.0
 
 
-@struct.dataclass
-class NoisyStream:
-    """A stream as the transformer gets it, and what it should answer.
+def parse_mixture(entries: Sequence[str]) -> tuple[Share, ...]:
+    """A mixture from entries "NAME" or "NAME:WEIGHT". Raises UserError for an unknown name or a bad weight."""
+    shares = []
+    for entry in entries:
+        name, colon, number = entry.partition(":")
+        require(name in MODES, f"There is no training mode '{name}'; known: {', '.join(MODES)}.")
+        try:
+            weight = float(number) if colon else 1.0
+        except ValueError:
+            weight = 0.0
+        require(0 < weight < math.inf, f"The weight in '{entry}' must be a positive number, as in '{name}:0.5'.")
+        shares.append(Share(name, MODES[name], weight))
+    names = [share.name for share in shares]
+    require(len(set(names)) == len(names), f"A mixture names every mode once, not {', '.join(names)}.")
+    return tuple(shares)
 
-    latent (B, T, C); sigma (B,); levels (B, U) with level_index (B, T) into them, None when U = 1; targets (B, T, C)
-    and loss_mask (B, T) bool, None for a frozen stream.
+
+def fit_mode(
+    mode: Mode, grids: Mapping[str, Grid], scale: tuple[int, int], boundary: int | None, region: Region | None
+) -> Mode:
+    """The mode with its prefixes, suffixes and crops as the clips want them.
+
+    grids: latent grid by modality. scale: pixels per cell, (height, width). boundary: latent frames (audio: steps) in
+    place of the declared ones, which are cut to half of a short clip. region: pixels of the crop; None: the upper half.
+    Raises UserError where a condition would leave nothing to learn, or give nothing.
     """
 
-    latent: Array
-    sigma: Array
-    levels: Array
-    level_index: Array | None = None
-    targets: Array | None = None
-    loss_mask: Array | None = None
-
-
-def draw(keys: Array, mode: StreamMode, tokens: int, channels: int) -> Draws | None:
-    """Draws for a batch from one key per sample (B,), so that batch size and mesh do not change them.
-
-    None for a frozen stream, which draws nothing. Use different keys for video and audio.
-    """
-    if not mode.is_generated:
-        return None
-
-    def one(key: Array) -> Draws:
-        return Draws(
-            normal=jax.random.normal(named_key(key, "normal")),
-            uniform=jax.random.uniform(named_key(key, "uniform")),
-            mix=jax.random.uniform(named_key(key, "mix")),
-            noise=jax.random.normal(named_key(key, "noise"), (tokens, channels), jnp.float32),
-            conditions=tuple(jax.random.uniform(named_key(key, "condition", i)) for i in range(len(mode.active))),
+    def fit(grid: Grid, condition: Condition) -> Condition:
+        if condition.temporal_boundary is not None:
+            frames = boundary or max(1, min(condition.temporal_boundary, grid[0] // 2))
+            condition = dataclasses.replace(condition, temporal_boundary=frames)
+        elif condition.spatial_region is not None:
+            half = (0, 0, grid[1] // 2 * scale[0], grid[2] * scale[1])
+            condition = dataclasses.replace(condition, spatial_region=region or half)
+        else:
+            return condition
+        given = np.asarray(condition.selected(grid, scale, None))
+        what = condition.temporal_boundary or condition.spatial_region
+        require(
+            bool(given.any() and not given.all()),
+            f"The condition '{condition.type}' of {what} gives all or nothing of a latent of {grid}; set "
+            "training.dit.temporal_boundary or training.dit.spatial_region.",
         )
+        return condition
 
-    return jax.vmap(one)(keys)
+    def stream(modality: str) -> StreamMode | None:
+        own = mode.stream(modality)
+        if own is None or not own.is_generated:
+            return own
+        return dataclasses.replace(own, conditions=tuple(fit(grids[modality], c) for c in own.conditions))
+
+    return dataclasses.replace(mode, video=stream("video"), audio=stream("audio"))
 
 
-def noise_stream(
-    mode: StreamMode,
-    x0: Array,
-    draws: Draws | None,
-    grid: Grid,
-    *,
-    sigmas: SigmaConfig = SigmaConfig(),
-    scale: tuple[int, int] = (32, 32),
-    masks: tuple[Array | None, ...] = (),
-    length: Array | None = None,
-) -> NoisyStream:
-    """Noise clean tokens x0 (B, T, C) of a latent grid (audio: (A, 1, 1)) as the mode says (3.3, 3.4).
+def mode_from_official(strategy: Mapping[str, Any]) -> Mode:
+    """The mode that the official block `training_strategy` describes, legacy names included (1.3, 3.7).
 
-    scale: pixels per latent cell, (height, width). masks: per condition the stored mask (B, T), None for the others.
-    length: (B,) real tokens where the tail is padding; padding is in no loss and does not count for the sigmas.
+    Raises UserError for an unknown name or key.
     """
-    batch, tokens, _ = x0.shape
-    if draws is None:
-        zero = jnp.zeros((batch,), jnp.float32)
-        return NoisyStream(x0, zero, zero[:, None])
-    count = tokens if length is None else length
-    sigma = sample_sigma(sigmas, count, draws.normal, draws.uniform, draws.mix)
-    given = jnp.zeros((batch, tokens), bool)
-    for i, condition in enumerate(mode.active):
-        selected = jnp.asarray(condition.selected(grid, scale, masks[i] if masks else None))
-        given |= (draws.conditions[i] < condition.probability)[:, None] & selected
-    x0 = x0.astype(jnp.float32)
-    noisy = NoisyStream(
-        latent=jnp.where(given[..., None], x0, add_noise(x0, draws.noise, sigma)),
-        sigma=sigma,
-        levels=sigma[:, None],
-        targets=velocity_target(x0, draws.noise),
-        loss_mask=length_mask(length, batch, tokens) & ~given,
-    )
-    if not mode.active:
-        return noisy
-    levels = jnp.stack([sigma, jnp.zeros_like(sigma)], axis=1)  # (B, 2): noisy, given
-    return noisy.replace(levels=levels, level_index=given.astype(jnp.int32))
+    name = strategy.get("name", "text_to_video")
+    if name == "flexible":
+        streams = {m: _stream_from_official(strategy.get(m)) for m in ("video", "audio")}
+        unknown = [k for k in strategy if k not in ("name", "video", "audio")]
+        require(not unknown, f"Unknown key 'training_strategy.{(*unknown, '')[0]}'; known: name, video, audio.")
+        return from_mapping(Mode, streams, "training_strategy")
+    probability = float(strategy.get("first_frame_conditioning_p", 0.1))
+    first = (Condition("first_frame", probability, clips_only=True),) if probability > 0 else ()
+    if name == "text_to_video":
+        audio = StreamMode() if strategy.get("with_audio") else None
+        return Mode(StreamMode(conditions=first), audio, shared_sigma=True)
+    if name == "video_to_video":
+        folder = strategy.get("reference_latents_dir", "reference_latents")
+        return Mode(StreamMode(conditions=(*first, Condition("reference", latents_dir=folder))), None)
+    raise UserError(f"There is no training strategy '{name}'; known: flexible, text_to_video, video_to_video.")
+
+
+def _stream_from_official(block: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The block without the folder of its own latents, which is the data's business."""
+    return None if block is None else {k: v for k, v in block.items() if k != "latents_dir"}
+
+
+def _video(*conditions: Condition, audio: StreamMode | None = StreamMode()) -> Mode:
+    return Mode(StreamMode(conditions=conditions), audio)
+
+
+def _audio(*conditions: Condition) -> Mode:
+    return Mode(None, StreamMode(conditions=conditions))
+
+
+_VIDEO_REFERENCE = Condition("reference", latents_dir="reference_latents")
+_AUDIO_REFERENCE = Condition("reference", latents_dir="reference_audio_latents")
+
+# Modes by name, the published presets (1.10). Another mode is another row.
+MODES: dict[str, Mode] = {
+    "text_to_video": _video(),
+    "text_to_video_silent": _video(audio=None),
+    "image_to_video": _video(Condition("first_frame", probability=0.5)),
+    "text_to_audio": _audio(),
+    "audio_to_video": _video(audio=StreamMode(is_generated=False)),
+    "video_to_audio": Mode(video=StreamMode(is_generated=False)),
+    "video_prefix": _video(Condition("prefix", temporal_boundary=8)),
+    "video_suffix": _video(Condition("suffix", temporal_boundary=8)),
+    "audio_prefix": _audio(Condition("prefix", temporal_boundary=8)),
+    "audio_suffix": _audio(Condition("suffix", temporal_boundary=8)),
+    "video_inpainting": _video(Condition("mask", mask_dir="video_masks"), audio=None),
+    "audio_inpainting": _audio(Condition("mask", mask_dir="audio_masks")),
+    "outpainting": _video(Condition("spatial_crop", spatial_region=(0, 0, 288, 576)), audio=None),
+    "video_reference": _video(_VIDEO_REFERENCE, Condition("first_frame", probability=0.2), audio=None),
+    "audio_reference": _audio(_AUDIO_REFERENCE),
+    "audio_video_reference": _video(_VIDEO_REFERENCE, audio=StreamMode(conditions=(_AUDIO_REFERENCE,))),
+}

@@ -30,10 +30,10 @@ def differing_keys(ours: Any, theirs: Any, where: str = "") -> list[str]:
     """Dotted keys in which two nested JSON values differ."""
     if isinstance(ours, dict) and isinstance(theirs, dict):
         keys = [*ours, *(k for k in theirs if k not in ours)]
-        missing = object()
-        pairs = [(k, ours.get(k, missing), theirs.get(k, missing)) for k in keys]
+        pairs = [(k, ours.get(k), theirs.get(k)) for k in keys]  # a setting that one side lacks is off there
         return [d for k, a, b in pairs for d in differing_keys(a, b, f"{where}.{k}" if where else k)]
-    return [] if ours == theirs else [where]
+    off = (None, False)
+    return [] if ours == theirs or (ours in off and theirs in off) else [where]
 
 
 def check_config(ours: Any, theirs: Any, where: str) -> None:

@@ -27,14 +27,16 @@ from ltx_jax.releases import Release
 from ltx_jax.training.build import (
     SampleCallback,
     Setting,
-    dit_stage,
     networks,
     stage_parts,
     statistics,
     vae_stage,
 )
+from ltx_jax.training.build_dit import NETWORKS, check_start, dit_stage
 from ltx_jax.training.config import STAGES, StageName, TrainingConfig
+from ltx_jax.training.dit import abstract_trainable
 from ltx_jax.training.loop import run_stage
+from ltx_jax.training.lora import PART as LORA
 from ltx_jax.training.parts import abstract_parts
 from ltx_jax.training.record import check_config, write_json
 
@@ -65,6 +67,8 @@ def train(
     make_workdir(workdir)
     source = open_source(data, workdir)
     setting = Setting(release, config, data, mesh, source, tokenizer, workdir / "latents", sample_callback)
+    if "dit" in stages:
+        check_start(config.dit, init_from)
     found = _Weights(setting, workdir, init_from)
     if announce is not None:
         announce()
@@ -125,13 +129,8 @@ class _Weights:
         return True
 
     def start(self, name: StageName) -> Any:
-        """Parameters that a stage starts from, or None for random ones."""
-        if self._other is None:
-            return None
-        if self._model is not None:
-            return {part: self._model.params[part] for part in self._parts(name)}
-        finished = (self._other / name / FINISHED).is_file()
-        return self._load(self._other / name / WEIGHTS, name) if finished else None
+        """Parameters that a stage starts from (of the transformer's, frozen ones too), or None for random ones."""
+        return None if self._other is None else self._given(name)
 
     def encoders(self) -> dict[str, Any]:
         """Parameters of both autoencoders. Raises UserError when one is not trained."""
@@ -149,26 +148,34 @@ class _Weights:
     def all(self) -> dict[str, Any]:
         """Host arrays of every part there is, by part."""
         trained = {name: self._of(name) for name in STAGES}
+        config = self._setting.config.dit
+        if config.lora is not None or not config.train_text:  # what stayed frozen belongs to the model too
+            trained["dit"] = {**(self.start("dit") or {}), **(trained["dit"] or {})}
         return jax.device_get({part: tree for weights in trained.values() if weights for part, tree in weights.items()})
 
     def _of(self, name: StageName) -> dict[str, Any] | None:
         if (self._workdir / name / FINISHED).is_file():
-            return self._load(self._workdir / name / WEIGHTS, name)
+            return self._load(self._workdir / name / WEIGHTS, name, stage_parts(name, self._setting.config.dit))
+        return self._given(name)
+
+    def _given(self, name: StageName) -> dict[str, Any] | None:
+        """Parameters of `init_from`, if it has them."""
+        parts = NETWORKS if name == "dit" else stage_parts(name, self._setting.config.dit)
         if self._model is not None:
             extra = (STATISTICS[name],) if name in STATISTICS else ()
-            return {part: self._model.params[part] for part in (*self._parts(name), *extra)}
+            return {part: self._model.params[part] for part in (*parts, *extra)}
         if self._other is not None and (self._other / name / FINISHED).is_file():
-            return self._load(self._other / name / WEIGHTS, name)
+            return self._load(self._other / name / WEIGHTS, name, parts)
         return None
 
-    def _parts(self, name: StageName) -> tuple[str, ...]:
-        return stage_parts(name, self._setting.config.dit)
-
-    def _load(self, folder: Path, name: StageName) -> dict[str, Any]:
+    def _load(self, folder: Path, name: StageName, parts: Sequence[str]) -> dict[str, Any]:
         setting = self._setting
         nets = networks(setting.release, "float32", setting.mesh)
         with jax.set_mesh(setting.mesh):
-            shapes, axes = abstract_parts(setting.release, nets, self._parts(name))
+            if LORA in parts:
+                shapes, axes = abstract_trainable(setting.release, nets, setting.config.dit)
+            else:
+                shapes, axes = abstract_parts(setting.release, nets, parts)
         abstract = with_shardings(shapes, param_shardings(axes, shapes, setting.mesh))
         if name in STATISTICS:
             release = setting.release

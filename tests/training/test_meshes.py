@@ -13,7 +13,8 @@ from ltx_jax.parallel.mesh import MeshConfig, make_mesh
 from ltx_jax.parallel.program import place
 from ltx_jax.parallel.rules import param_shardings
 from ltx_jax.training.config import DiTStage
-from ltx_jax.training.dit import abstract_batch, dit_tables, make_dit_objective, make_dit_program, trainable_parts
+from ltx_jax.training.dit import make_dit_objective, make_dit_program, trainable_parts
+from ltx_jax.training.inputs import abstract_batch, dit_tables
 from ltx_jax.training.parts import abstract_parts, initial_parts
 
 SHAPE = VideoShape(
@@ -24,7 +25,7 @@ CONFIG = DiTStage(batch_size=8, first_frame_probability=0.5, caption_dropout=0.3
 
 
 def host_batch(release, objective, rng):
-    shapes, empty = abstract_batch(release, objective)
+    shapes, empty = abstract_batch(release, objective.sizes, objective.config)
 
     def fill(name, x):
         if name == "text_mask":
@@ -57,7 +58,7 @@ def loss_and_gradients(sizes, shape=SHAPE):
         params = jax.device_put(params, shardings)
         program = make_dit_program(release, CONFIG, shape, mesh, seed=3)
         batch, empty = host_batch(release, objective, np.random.default_rng(1))
-        frozen = {"params": {}, "tables": dit_tables(release, objective, shape.fps), "empty": empty}
+        frozen = {"params": {}, "tables": dit_tables(release, objective.sizes, CONFIG, shape.fps), "empty": empty}
         frozen, batch = place(frozen, program.abstract_args[1]), place(batch, program.abstract_args[2])
         step = jax.jit(jax.value_and_grad(objective, has_aux=True))
         arguments = (params, frozen, batch, jnp.int32(5))

@@ -7,40 +7,52 @@ import pytest
 
 from ltx_jax.config import from_mapping
 from ltx_jax.errors import UserError
-from ltx_jax.training import modes
+from ltx_jax.training import modes, noise
 from ltx_jax.training.losses import masked_loss
 from ltx_jax.training.modes import Condition, Mode, StreamMode
 
 GRID, BATCH, CHANNELS = (3, 2, 2), 4, 5
 TOKENS = 12
+MASKS = {name: jnp.tile(jnp.linspace(0, 1, TOKENS), (BATCH, 1)) for name in ("video_masks", "audio_masks")}
+REFERENCE = jnp.full((BATCH, 6, CHANNELS), 7.0)
+GRIDS = {"video": GRID, "audio": GRID}
+
+
+def fitted(name):
+    """A declared mode for clips of GRID, cells of 32 pixels."""
+    return modes.fit_mode(modes.MODES[name], GRIDS, (32, 32), None, None)
 
 
 def noised(mode, seed=0, **options):
     x0 = jax.random.normal(jax.random.key(7), (BATCH, TOKENS, CHANNELS))
-    draws = modes.draw(jax.random.split(jax.random.key(seed), BATCH), mode, TOKENS, CHANNELS)
-    return x0, draws, jax.jit(lambda x, d: modes.noise_stream(mode, x, d, GRID, **options))(x0, draws)
+    draws = noise.draw(jax.random.split(jax.random.key(seed), BATCH), len(mode.conditions), TOKENS, CHANNELS)
+    arrays = {"masks": MASKS, "reference": REFERENCE if mode.reference else None} | options
+    return x0, draws, jax.jit(lambda x, d, a: noise.noise_stream(mode, x, d, GRID, **a))(x0, draws, arrays)
 
 
 def timesteps(stream):
     if stream.level_index is None:
-        return np.broadcast_to(stream.levels, (BATCH, TOKENS))
+        return np.broadcast_to(stream.levels, stream.latent.shape[:2])
     return np.take_along_axis(np.asarray(stream.levels), np.asarray(stream.level_index), axis=1)
 
 
 @pytest.mark.parametrize("name", modes.MODES)
 def test_every_mode_is_consistent(name):
     """Held tokens equal x0, have level 0 and are in no loss; the others lie on the path to the target."""
-    mode = modes.MODES[name]
+    mode = fitted(name)
     for stream_mode in filter(None, (mode.video, mode.audio)):
-        x0, draws, stream = noised(stream_mode)
+        x0, _, stream = noised(stream_mode)
         t = timesteps(stream)
         if not stream_mode.is_generated:
-            assert draws is None and stream.targets is None and stream.loss_mask is None
+            assert stream.targets is None and stream.loss_mask is None
             np.testing.assert_array_equal(stream.latent, x0)
             assert not np.any(t) and not np.any(stream.sigma)
             continue
-        np.testing.assert_array_equal(np.asarray(stream.loss_mask), t > 0)
-        np.testing.assert_allclose(stream.latent, x0 + t[..., None] * stream.targets, atol=1e-5)
+        own, rest = t[:, :TOKENS], t[:, TOKENS:]
+        np.testing.assert_array_equal(np.asarray(stream.loss_mask), own > 0)
+        np.testing.assert_allclose(stream.latent[:, :TOKENS], x0 + own[..., None] * stream.targets, atol=1e-5)
+        assert not rest.any()  # a reference is clean
+        np.testing.assert_array_equal(stream.latent[:, TOKENS:], REFERENCE[:, : rest.shape[1]])
 
 
 def test_probabilities_zero_and_one_are_certain():
@@ -57,8 +69,8 @@ def test_conditions_unite():
 
 
 def test_stored_masks_are_thresholded():
-    mask = jnp.tile(jnp.linspace(0, 1, TOKENS), (BATCH, 1))
-    _, _, stream = noised(StreamMode(conditions=(Condition("mask", mask_dir="masks"),)), masks=(mask,))
+    mask = MASKS["video_masks"]
+    _, _, stream = noised(StreamMode(conditions=(Condition("mask", mask_dir="masks"),)), masks={"masks": mask})
     np.testing.assert_array_equal(stream.loss_mask, mask <= 0.5)
 
 
@@ -72,7 +84,7 @@ def test_padding_is_in_no_loss_and_does_not_change_sigma():
     lengths = jnp.array([12, 8, 12, 4])
     _, draws, stream = noised(StreamMode(), length=lengths)
     np.testing.assert_array_equal(np.asarray(stream.loss_mask).sum(axis=1), lengths)
-    short = modes.noise_stream(
+    short = noise.noise_stream(
         StreamMode(), jnp.zeros((BATCH, 8, CHANNELS)), draws.replace(noise=draws.noise[:, :8]), (2, 2, 2)
     )
     np.testing.assert_allclose(stream.sigma[1], short.sigma[1], rtol=1e-5)
@@ -80,8 +92,7 @@ def test_padding_is_in_no_loss_and_does_not_change_sigma():
 
 def test_draws_belong_to_a_sample():
     keys = jax.random.split(jax.random.key(3), 4)
-    mode = StreamMode(conditions=(Condition("first_frame", 0.5),))
-    whole, part = modes.draw(keys, mode, 20, 3), modes.draw(keys[2:], mode, 12, 3)
+    whole, part = noise.draw(keys, 1, 20, 3), noise.draw(keys[2:], 1, 12, 3)
     np.testing.assert_array_equal(whole.noise[2:, :12], part.noise)
     np.testing.assert_array_equal(whole.normal[2:], part.normal)
     np.testing.assert_array_equal(whole.conditions[0][2:], part.conditions[0])

@@ -1,0 +1,122 @@
+"""LoRA files: every spelling reads alike, collections and files are inverse, a merge is what the layer computes."""
+
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+from ltx_jax.checkpoints import lora
+from ltx_jax.checkpoints.names import linear
+from ltx_jax.errors import UserError
+from ltx_jax.models.layers import Linear
+
+NAMES = [
+    *linear("transformer_blocks.{i}.attn1.to_q", ("blocks", "video", "attn1", "to_q"), True, 2),
+    *linear("transformer_blocks.{i}.audio_attn1.to_q", ("blocks", "audio", "attn1", "to_q"), True, 2),
+    *linear("patchify_proj", ("video_entry", "patchify_proj")),
+]
+
+
+def pair(rank=2, inputs=3, outputs=4, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(rank, inputs)).astype(np.float32), rng.normal(size=(outputs, rank)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "down", "up"),
+    [
+        ("diffusion_model.", "lora_A.weight", "lora_B.weight"),
+        ("model.diffusion_model.", "lora_down.weight", "lora_up.weight"),
+        ("", "lora.down.weight", "lora.up.weight"),
+        ("transformer.", "lora_A.default.weight", "lora_B.default.weight"),
+    ],
+)
+def test_every_spelling_reads_alike(prefix, down, up):
+    a, b = pair()
+    module = "transformer_blocks.0.attn1.to_out.0"
+    pairs = lora.adapter_pairs({f"{prefix}{module}.{down}": a, f"{prefix}{module}.{up}": b})
+    assert list(pairs) == [module]
+    np.testing.assert_array_equal(pairs[module][0], a)
+    np.testing.assert_array_equal(pairs[module][1], b)
+
+
+def test_diffusers_names_are_whole_components_and_alpha_is_folded_in():
+    a, b = pair()
+    file = {"transformer.time_embed.linear.lora_A.weight": a, "transformer.time_embed.linear.lora_B.weight": b}
+    assert list(lora.adapter_pairs(file)) == ["adaln_single.linear"]
+    connectors = {
+        k.replace("transformer.", "connectors.video_connector.transformer_blocks.0."): v for k, v in file.items()
+    }
+    (name,) = lora.adapter_pairs(connectors)
+    assert name == "video_embeddings_connector.transformer_1d_blocks.0.time_embed.linear"
+    scaled = {"x.lora_A.weight": a, "x.lora_B.weight": b, "x.alpha": np.float32(6)}
+    np.testing.assert_allclose(lora.adapter_pairs(scaled)["x"][1], b * 3, rtol=1e-6)
+
+
+def test_unequal_ranks_are_padded_and_come_back_as_the_same_product():
+    first, second = pair(2), pair(5, seed=1)
+    pairs = {"transformer_blocks.0.attn1.to_q": first, "transformer_blocks.1.attn1.to_q": second}
+    tree = lora.lora_tree(pairs, NAMES)
+    leaf = tree["blocks"]["video"]["attn1"]["to_q"]
+    assert leaf["a"].shape == (2, 3, 5) and leaf["b"].shape == (2, 5, 4) and list(tree) == ["blocks"]
+    back = lora.adapter_pairs(lora.lora_tensors(tree, NAMES, scale=0.5))
+    for module, (a, b) in pairs.items():
+        np.testing.assert_allclose(back[module][1] @ back[module][0], 0.5 * (b @ a), rtol=1e-5)
+
+
+def test_a_merge_is_what_the_adapted_layer_computes():
+    rng = np.random.default_rng(2)
+    kernel, x = rng.normal(size=(2, 3, 4)).astype(np.float32), rng.normal(size=(5, 3)).astype(np.float32)
+    params = {"blocks": {"video": {"attn1": {"to_q": {"kernel": kernel, "bias": np.zeros((2, 4))}}}}}
+    pairs = {"transformer_blocks.1.attn1.to_q": pair()}
+    names = NAMES[:2]
+    merged = lora.merge_params(params, names, [pairs], [0.5])["blocks"]["video"]["attn1"]["to_q"]
+    np.testing.assert_array_equal(merged["kernel"][0], kernel[0])
+    tree = lora.lora_tree(pairs, names)["blocks"]["video"]["attn1"]["to_q"]
+    collection = {"a": jnp.asarray(tree["a"][1]), "b": jnp.asarray(tree["b"][1]) * 0.5}
+    layer = Linear(4, ("embed", "heads"), False)
+    adapted = layer.apply({"params": {"kernel": jnp.asarray(kernel[1])}, "lora": collection}, x)
+    np.testing.assert_allclose(adapted, x @ merged["kernel"][1], rtol=1e-5, atol=1e-5)
+    assert params["blocks"]["video"]["attn1"]["to_q"]["kernel"] is kernel  # the base is untouched
+
+
+def test_targets_end_at_a_component():
+    found = lambda *patterns: [n.official for n in lora.targeted(NAMES, patterns)]
+    assert found("attn1.to_q") == ["transformer_blocks.{i}.attn1.to_q.weight"]
+    assert len(found("to_q")) == 2
+    with pytest.raises(UserError, match="matches no linear layer"):
+        found("to_q", "nothing")
+    with pytest.raises(UserError, match="single blocks"):
+        found("0.attn1.to_q")
+
+
+def test_a_file_keeps_dtype_and_metadata(tmp_path):
+    tree = lora.lora_tree({"patchify_proj": pair()}, NAMES)
+    lora.save_lora(tmp_path / "x.safetensors", tree, NAMES, metadata={"reference_downscale_factor": "2"})
+    read = lora.load_lora(tmp_path / "x.safetensors")
+    assert read.metadata["reference_downscale_factor"] == "2"
+    assert read.pairs["patchify_proj"][0].dtype == ml_dtypes.bfloat16
+
+
+def test_mistakes_are_sentences():
+    a, b = pair()
+    with pytest.raises(UserError, match="only one half"):
+        lora.adapter_pairs({"x.lora_A.weight": a})
+    with pytest.raises(UserError, match="no part of a LoRA"):
+        lora.adapter_pairs({"x.weight": a})
+    with pytest.raises(UserError, match="do not fit together"):
+        lora.adapter_pairs({"x.lora_A.weight": a, "x.lora_B.weight": b.T})
+    with pytest.raises(UserError, match="is for a weight of"):
+        lora.merge_tensors({"x.weight": np.zeros((9, 9), np.float32)}, [{"x": (a, b)}], [1.0], np.float32)
+    with pytest.raises(UserError, match="holds no LoRA"):
+        lora.adapter_pairs({})
+
+
+def test_strengths_on_the_command_line(tmp_path):
+    assert lora.parse_lora("a/b.safetensors") == ("a/b.safetensors", 1.0)
+    assert lora.parse_lora("a/b.safetensors:0.5") == ("a/b.safetensors", 0.5)
+    assert lora.parse_lora("a/b.safetensors,-1") == ("a/b.safetensors", -1.0)
+    (tmp_path / "odd:1").touch()
+    assert lora.parse_lora(str(tmp_path / "odd:1")) == (str(tmp_path / "odd:1"), 1.0)
+    with pytest.raises(UserError, match="takes a path"):
+        lora.parse_lora("file:strong")

@@ -1,0 +1,117 @@
+"""Whole runs of the transformer's stage at the smallest scale: every mode at once, resume, adapters, frozen text."""
+
+import dataclasses
+import shutil
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+from tiny import tiny_release
+
+from ltx_jax import experiment as experiments
+from ltx_jax.bundle import NETWORKS, Bundle, modules
+from ltx_jax.checkpoints.lora import apply_loras, load_lora
+from ltx_jax.checkpoints.orbax import load_weights
+from ltx_jax.checkpoints.save import save_bundle
+from ltx_jax.data.config import DataConfig
+from ltx_jax.errors import UserError
+from ltx_jax.experiment import Experiment, run_training, toy_tokenizer
+from ltx_jax.parallel.mesh import MeshConfig, make_mesh
+from ltx_jax.pipelines.runner import open_model
+from ltx_jax.training.config import DiTStage, ReferenceConfig, TrainingConfig
+from ltx_jax.training.lora import LoRAConfig
+from ltx_jax.training.metrics import read_metrics
+from ltx_jax.training.modes import MODES
+from ltx_jax.training.optimizer import OptimizerConfig, ScheduleConfig
+from ltx_jax.training.parts import initial_parts
+
+DATA = DataConfig(frames=5, height=16, width=16, size=12)
+STAGE = DiTStage(
+    steps=4, batch_size=8, clips=12, checkpoint_every=2, log_every=1, sample_every=0, ema_decay=0.0,
+    optimizer=OptimizerConfig(learning_rate=1e-3, schedule=ScheduleConfig("constant")),
+)  # fmt: skip
+
+
+def mesh():
+    return make_mesh(MeshConfig(), jax.devices()[:1])
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A model of random weights to start from."""
+    release, folder = tiny_release(), tmp_path_factory.mktemp("model")
+    with jax.set_mesh(mesh()):
+        params = jax.jit(lambda: initial_parts(release, modules(release), NETWORKS, 0))()
+    widths = {"video_statistics": release.video_vae.latent_channels, "audio_statistics": release.audio_vae.token_width}
+    for part, width in widths.items():
+        params[part] = {"mean": np.zeros(width, np.float32), "std": np.ones(width, np.float32)}
+    save_bundle(Bundle(release, params, toy_tokenizer(release.text_length)), folder, ml_dtypes.bfloat16)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def without_samples(monkeypatch):
+    monkeypatch.setattr(experiments, "write_samples", lambda *args: None)
+
+
+def train(stage, workdir, model, stages=("dit",)):
+    experiment = Experiment(tiny_release(), data=DATA, training=TrainingConfig(dit=stage))
+    run_training(experiment, mesh(), workdir, stages, model)
+
+
+def test_a_mixture_of_all_modes_trains_and_resumes_bit_for_bit(tmp_path, model):
+    """One program for every mode, a smaller reference included; half a run goes on as the whole one did."""
+    stage = dataclasses.replace(STAGE, modes=tuple(MODES), reference=ReferenceConfig(downscale=2, temporal=2))
+    train(stage, tmp_path / "whole", model)
+    shutil.copytree(tmp_path / "whole", tmp_path / "half")
+    for gone in ("checkpoints/4", "weights"):
+        shutil.rmtree(tmp_path / "half" / "dit" / gone)
+    (tmp_path / "half" / "dit" / "finished.json").unlink()
+    train(stage, tmp_path / "half", model)
+    whole, half = (open_model(tmp_path / name / "model").params["transformer"] for name in ("whole", "half"))
+    assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(half), strict=True))
+    metrics = read_metrics(tmp_path / "half" / "dit" / "metrics.jsonl")
+    assert len(metrics) == 4 and all(np.isfinite(line["loss"]) for line in metrics)
+    assert {name for line in metrics for name in line} > {"loss_video", "loss_audio"}
+
+
+def test_a_lora_changes_only_its_own_parameters(tmp_path, model):
+    lora = LoRAConfig(rank=2, alpha=4, target_modules=("attn1.to_q", "audio_ff.net.2"))
+    train(dataclasses.replace(STAGE, lora=lora), tmp_path, model, ("video_vae", "audio_vae", "dit"))
+    assert not (tmp_path / "model").exists() and not (tmp_path / "video_vae").exists()
+    path, release = tmp_path / "lora.safetensors", tiny_release()
+    adapter = load_lora(path)
+    layers = range(release.transformer.num_layers)
+    assert set(adapter.pairs) == {f"transformer_blocks.{i}.{m}" for i in layers for m in lora.target_modules}
+    assert all(np.any(b) for _, b in adapter.pairs.values())
+    base = open_model(model)
+    merged = apply_loras(base, [(str(path), 1.0)])
+    changed = [
+        jax.tree_util.keystr(key)
+        for (key, a), b in zip(
+            jax.tree_util.tree_leaves_with_path(base.params["transformer"]),
+            jax.tree.leaves(merged.params["transformer"]),
+            strict=True,
+        )
+        if not np.array_equal(a, b)
+    ]
+    assert changed == ["['blocks']['audio']['ff']['out']['kernel']", "['blocks']['video']['attn1']['to_q']['kernel']"]
+    trained = load_weights(tmp_path / "dit" / "weights", None)
+    assert list(trained) == ["lora"] and sum(x.size for x in jax.tree.leaves(trained)) < 2000
+
+
+def test_frozen_text_stays_and_the_model_is_whole(tmp_path, model):
+    train(dataclasses.replace(STAGE, train_text=False, mode="audio_to_video"), tmp_path, model)
+    before, after = open_model(model), open_model(tmp_path / "model")
+    equal = lambda part: all(
+        np.array_equal(a, b)
+        for a, b in zip(jax.tree.leaves(before.params[part]), jax.tree.leaves(after.params[part]), strict=True)
+    )
+    assert equal("text") and equal("connectors") and not equal("transformer")
+
+
+def test_frozen_parts_must_come_from_somewhere(tmp_path):
+    for change, words in [({"lora": LoRAConfig()}, "LoRA adapts"), ({"train_text": False}, "Frozen text")]:
+        with pytest.raises(UserError, match=words):
+            train(dataclasses.replace(STAGE, **change), tmp_path / words[:4], None)
