@@ -1,26 +1,28 @@
 """One loaded model: its parts, each a module with parameters that are read when first used."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ltx_jax.diffusion.geometry import patchify_audio, patchify_video
 from ltx_jax.errors import UserError
+from ltx_jax.models import latents as video_statistics
 from ltx_jax.models.audio_vae import statistics as audio_statistics
 from ltx_jax.models.audio_vae.decoder import AudioDecoder
 from ltx_jax.models.audio_vae.encoder import AudioEncoder
 from ltx_jax.models.audio_vae.mel import log_mel
 from ltx_jax.models.audio_vae.vocoder import Vocoder
-from ltx_jax.models.dit.transformer import DiT
+from ltx_jax.models.dit.transformer import DiT, example_inputs
+from ltx_jax.models.layers import abstract_params
 from ltx_jax.models.text.connectors import TextConnectors
 from ltx_jax.models.text.features import stack_states
 from ltx_jax.models.text.gemma3 import Gemma3
 from ltx_jax.models.text.tokenizer import Tokenizer
-from ltx_jax.models import latents as video_statistics
 from ltx_jax.models.video_vae.decoder import VideoDecoder
 from ltx_jax.models.video_vae.encoder import VideoEncoder
 from ltx_jax.releases import Release
@@ -56,6 +58,37 @@ def modules(
     if release.text is not None:
         kinds["text"] = Gemma3(release.text, dtype=dtype, param_dtype=param_dtype)
     return kinds
+
+
+def abstract_parts(release: Release, modules: Modules, parts: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Shapes (ShapeDtypeStructs) and logical axes of the parameters of `parts`, by part. A mesh must be set."""
+    pairs = {p: abstract_params(modules[p], *example_inputs_of(release, p)) for p in parts}
+    return {p: shapes for p, (shapes, _) in pairs.items()}, {p: axes for p, (_, axes) in pairs.items()}
+
+
+def example_inputs_of(release: Release, part: str) -> tuple[Any, ...]:
+    """The smallest inputs that the network `part` of `release` takes."""
+    zeros = lambda *shape: np.zeros(shape, np.float32)
+    audio, text = release.audio_vae, release.text
+    frequencies = audio.token_width // audio.z_channels
+    if part == "transformer":
+        return example_inputs(release.transformer)
+    if part == "connectors":
+        connectors = release.connectors
+        mask = np.ones((1, release.text_length), np.int32)
+        return (zeros(1, release.text_length, connectors.hidden_size, connectors.num_hidden_states), mask)
+    if part == "text":
+        assert text is not None
+        return (np.zeros((1, 8), np.int32), np.ones((1, 8), np.int32))
+    time, height, width = release.video_vae.scale_factors
+    examples = {
+        "video_encoder": zeros(1, 1 + time, height, width, 3),
+        "video_decoder": zeros(1, 2, 1, 1, release.video_vae.latent_channels),
+        "audio_encoder": zeros(1, 16, audio.mel_bins, audio.in_channels),
+        "audio_decoder": zeros(1, 4, frequencies, audio.z_channels),
+        "vocoder": zeros(1, 16, audio.mel_bins, 2),
+    }
+    return (examples[part],)
 
 
 class LazyParts(Mapping[str, Any]):

@@ -3,9 +3,10 @@
 Noise belongs to a clip's number alone: batch size, mesh and the other clips of a request do not change a clip.
 """
 
+import dataclasses
 import functools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,17 @@ from tqdm import tqdm
 from ltx_jax.bundle import Bundle, Modules, modules, text_contexts, video_tokens
 from ltx_jax.checkpoints.load import load_bundle
 from ltx_jax.diffusion import geometry, schedules
-from ltx_jax.diffusion.conditioning import LatentAtIndex, LatentState, add_state_noise, draw_noise, initial_state
+from ltx_jax.diffusion.conditioning import LatentAtIndex, LatentState, add_state_noise, draw_noise
 from ltx_jax.diffusion.guidance import Guidance
-from ltx_jax.diffusion.sample import Plan, State, make_plan, make_track
+from ltx_jax.diffusion.sample import Plan, State, make_plan
 from ltx_jax.errors import UserError
 from ltx_jax.media.images import read_image
-from ltx_jax.models.dit.rope import rotary_tables
 from ltx_jax.parallel.mesh import MeshConfig, make_mesh
-from ltx_jax.pipelines import stages
+from ltx_jax.parallel.program import Program
+from ltx_jax.pipelines import programs
 from ltx_jax.pipelines.clip import Clip
 from ltx_jax.pipelines.request import Request
+from ltx_jax.pipelines.states import empty_audio, empty_video, make_state
 from ltx_jax.random import named_key
 
 TOY = Path(__file__).parents[1] / "assets" / "toy"
@@ -72,27 +74,43 @@ def generate(
     mesh = mesh or make_mesh(MeshConfig())
     with jax.set_mesh(mesh), bar:
         networks = modules(bundle.release, dtype=dtype, platform=mesh.devices.flat[0].platform)
-        run = _Run(bundle, request, plan, networks)
+        run = _Run(bundle, request, plan, networks, mesh)
         finished = [clip for i in range(0, len(clips), size) for clip in run.batch(clips[i : i + size], size, bar)]
     return finished
 
 
-class _Run:
-    """One request on its way: compiled stages and what the batches share."""
+@dataclasses.dataclass(frozen=True)
+class _Loaded:
+    """A compiled program, the shapes and shardings of its arguments, and its weights on the devices."""
 
-    def __init__(self, bundle: Bundle, request: Request, plan: Plan, networks: Modules):
-        self.bundle, self.request, self.plan, self.networks = bundle, request, plan, networks
+    run: jax.stages.Compiled
+    abstract_args: tuple[Any, ...]
+    weights: Any
+
+
+class _Run:
+    """One request on its way: compiled programs and what the batches share."""
+
+    def __init__(self, bundle: Bundle, request: Request, plan: Plan, networks: Modules, mesh: Mesh):
+        self.bundle, self.request, self.networks, self.mesh = bundle, request, networks, mesh
         self.shape = geometry.VideoShape(request.num_frames, request.height, request.width, request.fps)  # type: ignore[arg-type]
         self.grid = geometry.latent_shape(self.shape, bundle.release.video_vae.scale_factors)
-        self.audio_tokens = geometry.audio_length(self.shape.frames, self.shape.fps)
+        self.plan = plan
         jit = lambda f, **kw: jax.jit(functools.partial(f, networks), **kw)
         self.encode_text, self.encode_video = jit(text_contexts), jit(video_tokens)
-        self.sample = jit(stages.sample_steps, donate_argnums=2)
-        self.decode_video = jit(stages.decode_video, static_argnames="grid")
-        self.decode_audio = jit(stages.decode_audio)
+        self._programs: dict[str, _Loaded] = {}
 
     def params(self, *parts: str) -> dict[str, Any]:
         return {part: self.bundle.params[part] for part in parts}
+
+    def load(self, name: str, make: Callable[..., Program], *arguments: Any, weights: int = 0) -> "_Loaded":
+        """The program `name`, compiled at its first use; its weights are argument number `weights`."""
+        if name not in self._programs:
+            program = make(self.bundle.release, self.networks, *arguments, self.mesh, self.bundle.params)
+            abstract = program.abstract_args[weights]
+            placed = programs.put(self.params(*abstract), abstract)
+            self._programs[name] = _Loaded(program.compile(), program.abstract_args, placed)
+        return self._programs[name]
 
     def batch(self, clips: Sequence[tuple[str, int]], size: int, bar: tqdm) -> Iterator[Clip]:
         """Clips of (prompt, number) pairs; the batch is filled to `size` so that one program serves all batches."""
@@ -102,9 +120,13 @@ class _Run:
             "negative": self._contexts([self.request.negative_prompt or ""] * size),
         }
         state = self._state([number for _, number in filled])
-        params = self.params("transformer")
+        abstract = programs.abstract_state(state, self.mesh)
+        sample = self.load("sample", programs.make_sample_program, abstract, self.plan, weights=1)
+        state, _, contexts, plan, *_ = programs.put(
+            (state, sample.weights, contexts, self.plan, 0, 0), sample.abstract_args
+        )
         for step in range(self.plan.sigmas.shape[0] - 1):
-            state = self.sample(params, contexts, state, self.plan, step, step + 1)
+            state = sample.run(state, sample.weights, contexts, plan, np.int32(step), np.int32(step + 1))
             jax.block_until_ready(state)
             bar.update()
         video, audio = self._decode(state)
@@ -119,29 +141,18 @@ class _Run:
 
     def _state(self, numbers: list[int]) -> State:
         release, size = self.bundle.release, len(numbers)
-        video = self._noised("video", numbers, self._video_state(size))
-        positions = geometry.audio_positions(self.audio_tokens, batch=size)
-        zeros = jnp.zeros((size, self.audio_tokens, release.transformer.audio_in_channels), jnp.float32)
-        audio = self._noised("audio", numbers, initial_state(zeros, positions, (self.audio_tokens, 1, 1), video=False))
-        tables = rotary_tables(release.transformer, video.positions[:1], audio.positions[:1])
-        return State(
-            make_track(video, tables["video"], tables["video_cross"]),
-            make_track(audio, tables["audio"], tables["audio_cross"]),
-        )
+        video = self._noised("video", numbers, self._hold_picture(empty_video(release, self.shape, size)))
+        audio = self._noised("audio", numbers, empty_audio(release, self.shape, size))
+        return make_state(release, video, audio, self.mesh.shape["context"])
 
-    def _video_state(self, size: int) -> LatentState:
-        release = self.bundle.release
-        factors = release.video_vae.scale_factors
-        positions = geometry.video_positions(*self.grid, self.shape.fps, factors, batch=size)
-        tokens = self.grid[0] * self.grid[1] * self.grid[2]
-        zeros = jnp.zeros((size, tokens, release.transformer.in_channels), jnp.float32)
-        state = initial_state(zeros, positions, self.grid, video=True)
+    def _hold_picture(self, state: LatentState) -> LatentState:
         if self.request.image is None:
             return state
         pixels = read_image(self.request.image, self.shape.height, self.shape.width)  # uint8 (h, w, 3)
         pixels = jnp.asarray(pixels, jnp.float32)[None, None] / 127.5 - 1
         first = self.encode_video(self.params("video_encoder", "video_statistics"), pixels)  # (1, H*W, C)
-        return LatentAtIndex(jnp.repeat(first, size, axis=0), strength=self.request.image_strength).apply(state)
+        held = jnp.repeat(first, state.latent.shape[0], axis=0)
+        return LatentAtIndex(held, strength=self.request.image_strength).apply(state)
 
     def _noised(self, name: str, numbers: list[int], state: LatentState) -> LatentState:
         keys = jnp.stack([named_key(self.request.seed, f"sampling.{name}", n) for n in numbers])  # type: ignore[arg-type]
@@ -149,11 +160,15 @@ class _Run:
 
     def _decode(self, state: State) -> tuple[np.ndarray, np.ndarray]:
         assert state.video is not None and state.audio is not None
-        video_params = self.params("video_decoder", "video_statistics")
-        video = self.decode_video(video_params, state.video.stream.latent, grid=self.grid)
-        audio_params = self.params("audio_decoder", "audio_statistics", "vocoder")
-        audio = self.decode_audio(audio_params, state.audio.stream.latent)
-        return np.asarray(video), np.asarray(audio)
+        decoded = []
+        for name, make, latent, sizes in (
+            ("decode_video", programs.make_decode_video_program, state.video.stream.latent, (self.grid,)),
+            ("decode_audio", programs.make_decode_audio_program, state.audio.stream.latent, ()),
+        ):
+            tokens = jax.ShapeDtypeStruct(latent.shape, latent.dtype, sharding=latent.sharding)
+            decode = self.load(name, make, *sizes, tokens)
+            decoded.append(np.asarray(decode.run(decode.weights, latent)))
+        return decoded[0], decoded[1]
 
     def _clip(self, video: np.ndarray, audio: np.ndarray, prompt: str, number: int) -> Clip:
         request, release = self.request, self.bundle.release

@@ -12,8 +12,8 @@ from ltx_jax.bundle import Modules
 from ltx_jax.diffusion.geometry import unpatchify_audio, unpatchify_video
 from ltx_jax.diffusion.guidance import keep_array
 from ltx_jax.diffusion.sample import Denoise, Plan, State, run
-from ltx_jax.models.audio_vae import statistics as audio_statistics
 from ltx_jax.models import latents as video_statistics
+from ltx_jax.models.audio_vae import statistics as audio_statistics
 from ltx_jax.streams import Context, Stream
 
 Array = jax.Array
@@ -44,8 +44,8 @@ def sample_steps(
 
 
 def decode_video(modules: Modules, params: dict[str, Any], tokens: Array, grid: tuple[int, int, int]) -> Array:
-    """uint8 pixels (B, F, h, w, 3) of normalised latent tokens (B, T, C) on the latent `grid`."""
-    latents = unpatchify_video(tokens, *grid)
+    """uint8 pixels (B, F, h, w, 3) of normalised latent tokens (B, T, C) on the latent `grid`; padding is cut."""
+    latents = unpatchify_video(tokens[:, : grid[0] * grid[1] * grid[2]], *grid)
     latents = video_statistics.denormalize(latents, params["video_statistics"])
     pixels = modules["video_decoder"].apply({"params": params["video_decoder"]}, latents)
     return jnp.round(jnp.clip((pixels + 1) * 127.5, 0, 255)).astype(jnp.uint8)

@@ -1,113 +1,178 @@
-"""A plan: the real program, compiled by the real compiler for hardware that is not here, and what the compiler says.
-
-What is compiled is what `train.py` runs: the same `make_dit_program`, on a mesh of described devices. This is the
-planner's first form: one program, one compile.
-"""
+"""A plan: the real programs, compiled by the real compiler for hardware that is not here, and what it says of them."""
 
 import dataclasses
 import math
 import re
 import time
+from collections import Counter
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from ltx_jax.diffusion.geometry import VideoShape
 from ltx_jax.experiment import Experiment
-from ltx_jax.parallel.mesh import MeshConfig, make_mesh
 from ltx_jax.parallel.program import Program
+from ltx_jax.planning import buffers, hlo
+from ltx_jax.planning.roofline import Roofline, roofline
 from ltx_jax.planning.topology import GIB, Topology
-from ltx_jax.training.config import DiTStage
-from ltx_jax.training.dit import make_dit_program
+from ltx_jax.planning.traffic import Collective, Totals, totals
+from ltx_jax.planning.workload import Workload, make_programs, model_flops, program_flops
 
 USABLE = 0.975  # of a TPU's data sheet memory; measured on v6e: 31.2 of 32 GB
+HOST = ("pinned_host", "unpinned_host")
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What the compiler says. Bytes are per chip; problem: why it does not fit, in the compiler's words."""
+    """What the compiler says; bytes and FLOPs of one device unless said otherwise.
+
+    memory_by_kind: at the peak, of the program that needs most; "host" is beside it, in the host's memory.
+    flops_per_step: of all devices, what the mathematics needs (no recomputation). executed_flops: of one device, all
+    that runs. roofline: of the whole program (every step of a sampling loop). replicated: the largest array that every
+    device holds whole, as (name, bytes), among the arguments and among all that the program makes on its way.
+    problem: why it does not fit, in the compiler's words.
+    """
 
     topology: str
+    platform: str
+    mode: str
     mesh: dict[str, int]
     fits: bool
     memory_by_kind: dict[str, float]
+    host: float
     hbm_per_chip: float
-    compile_s: float
-    largest_replicated: tuple[str, float]
     parameters: float
+    flops_per_step: float
+    executed_flops: float
+    bytes: float
+    roofline: Roofline | None
+    mfu: float | None
+    collectives: Counter[Collective]
+    counts: Counter[Collective]
+    compile_s: float
+    replicated_parameter: tuple[str, float]
+    replicated_activation: tuple[str, float]
     problem: str | None = None
 
     @property
     def memory_per_chip(self) -> float:
-        """All that is alive at the peak."""
+        """All that is alive at the peak in device memory."""
         return sum(self.memory_by_kind.values())
 
 
-def choose_mesh(config: MeshConfig, topology: Topology) -> Mesh:
-    """The config's mesh over the topology; a config that leaves every axis at its default shards over fsdp alone."""
-    if config == MeshConfig():
-        config = MeshConfig(data=1, fsdp=-1)
-    return make_mesh(config, topology.devices)
+@dataclasses.dataclass(frozen=True)
+class _Compiled:
+    """One program's answer. module: None when it did not fit."""
+
+    kinds: dict[str, float]
+    host: float
+    module: hlo.Module | None
+    seconds: float
+    problem: str | None = None
 
 
-def training_program(experiment: Experiment, mesh: Mesh, shape: VideoShape, batch: int | None = None) -> Program:
-    """The transformer's training step at full scale: text features given, one sample per batch shard unless `batch`."""
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    stage: DiTStage = dataclasses.replace(experiment.training.dit, batch_size=batch or shards)
-    return make_dit_program(experiment.model, stage, shape, mesh, experiment.training.seed)
-
-
-def plan(program: Program, topology: Topology) -> Report:
-    """Compile `program` for the topology and read the answer. Not fitting is an answer too."""
-    start = time.monotonic()
-    problem, kinds = None, _argument_kinds(program)
-    try:
-        stats = program.compile().memory_analysis()
-        kinds["temporaries"] = float(stats.temp_size_in_bytes)
-        kinds["outputs"] = float(max(0, stats.output_size_in_bytes - stats.alias_size_in_bytes))
-        kinds["code"] = float(stats.generated_code_size_in_bytes)
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        problem = _exhausted(str(error))
-        kinds["temporaries"] = max(0.0, problem[1] - sum(kinds.values()))
-    usable = topology.chip.hbm * (USABLE if topology.platform == "tpu" else 1.0)
+def plan(experiment: Experiment, workload: Workload, target: Topology, mesh: Mesh) -> Report:
+    """Compile the workload's programs for the topology and read the answer. Not fitting is an answer too."""
+    found = make_programs(experiment, workload, mesh)
+    answers = {name: _compile(program) for name, program in found.items()}
+    done, devices = Totals(), mesh.devices.reshape(-1)
+    line: Roofline | None = Roofline(0.0, 0.0, 0.0)
+    for name, program in found.items():
+        module = answers[name].module
+        if module is None:
+            line = None
+            continue
+        part = totals(module, mesh.size, workload.trips)
+        if target.platform != "tpu":  # its matrix products hide in library calls and kernels
+            part.flops = program_flops(program, workload.trips) / mesh.size
+        done.add(part)
+        line = None if line is None else line + roofline(part, part.flops, target, devices)
+    wanted = model_flops(experiment, workload, mesh)
+    largest = max(answers.values(), key=lambda a: sum(a.kinds.values()))
+    problem = next((a.problem for a in answers.values() if a.problem), None)
+    usable = target.chip.hbm * (USABLE if target.platform == "tpu" else 1.0)
+    peak = target.chip.flops * mesh.size
     return Report(
-        topology=topology.name,
-        mesh=dict(program.mesh.shape),
-        fits=problem is None and sum(kinds.values()) <= usable,
-        memory_by_kind=kinds,
-        hbm_per_chip=topology.chip.hbm,
-        compile_s=time.monotonic() - start,
-        largest_replicated=largest_replicated(program),
-        parameters=float(sum(math.prod(x.shape) for x in jax.tree.leaves(program.abstract_args[0].params))),
-        problem=problem[0] if problem else None,
+        topology=target.name,
+        platform=target.platform,
+        mode=workload.mode,
+        mesh=dict(mesh.shape),
+        fits=problem is None and sum(largest.kinds.values()) <= usable,
+        memory_by_kind=largest.kinds,
+        host=largest.host,
+        hbm_per_chip=target.chip.hbm,
+        parameters=float(sum(math.prod(x.shape) for p in found.values() for x in jax.tree.leaves(weights(p)))),
+        flops_per_step=wanted,
+        executed_flops=done.flops,
+        bytes=done.bytes,
+        roofline=line,
+        mfu=wanted * workload.trips / (line.overlapped_s * peak) if line and line.overlapped_s else None,
+        collectives=done.collectives,
+        counts=done.counts,
+        compile_s=sum(a.seconds for a in answers.values()),
+        replicated_parameter=_worst(buffers.largest_replicated(program) for program in found.values()),
+        replicated_activation=_worst(
+            buffers.largest_whole(program, answers[name].module) for name, program in found.items()
+        ),
+        problem=problem,
     )
 
 
-def largest_replicated(program: Program) -> tuple[str, float]:
-    """The largest argument that every device holds whole: its name and bytes; ("", 0) on one device."""
-    if program.mesh.size == 1:
-        return ("", 0.0)
-    leaves = jax.tree_util.tree_leaves_with_path(program.abstract_args)
-    whole = [(jax.tree_util.keystr(p), _bytes(x)) for p, x in leaves if x.sharding.is_fully_replicated]
-    return max(whole, key=lambda item: item[1], default=("", 0.0))
+def _worst(items: Any) -> tuple[str, float]:
+    return max(items, key=lambda item: item[1], default=("", 0.0))
 
 
-def _argument_kinds(program: Program) -> dict[str, float]:
-    """Bytes per device of the state (by field) and of the other arguments."""
-    state, *rest = program.abstract_args
-    fields = {"parameters": state.params, "optimizer": state.opt_state, "moving average": state.ema, "inputs": rest}
-    return {name: float(sum(_local_bytes(x) for x in jax.tree.leaves(tree))) for name, tree in fields.items() if tree}
+def weights(program: Program) -> Any:
+    """The trained parameters of a training step, or the weights of another program."""
+    first, second, *_ = program.abstract_args
+    if hasattr(first, "opt_state"):
+        return first.params
+    return first if isinstance(first, dict) else second
 
 
-def _bytes(x: Any) -> float:
-    return float(math.prod(x.shape) * np.dtype(x.dtype).itemsize)
+def _compile(program: Program) -> _Compiled:
+    start = time.monotonic()
+    kinds, host = _arguments(program)
+    try:
+        compiled = program.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        sentence, needed = _exhausted(str(error))
+        kinds["temporaries"] = max(0.0, needed - sum(kinds.values()))
+        return _Compiled(kinds, host, None, time.monotonic() - start, sentence)
+    seconds = time.monotonic() - start
+    stats: Any = compiled.memory_analysis()
+    module = hlo.parse(compiled.as_text())
+    saved = buffers.stacks(program, module)
+    rest = max(0.0, float(stats.temp_size_in_bytes) - sum(saved.values()))
+    kinds |= saved | {
+        "temporaries": rest,
+        "outputs": float(max(0, stats.output_size_in_bytes - stats.alias_size_in_bytes)),
+        "code": float(stats.generated_code_size_in_bytes),
+    }
+    return _Compiled(kinds, host, module, seconds)
 
 
-def _local_bytes(x: Any) -> float:
+def _arguments(program: Program) -> tuple[dict[str, float], float]:
+    """Bytes per device of the arguments by kind, and of those that lie in the host's memory."""
+    first, *rest = program.abstract_args
+    if hasattr(first, "opt_state"):
+        kinds = {
+            "parameters": first.params, "optimizer": first.opt_state, "moving average": first.ema,
+            "frozen parameters": rest[0].get("params") if rest else None, "inputs": rest[1:],
+        }  # fmt: skip
+    else:
+        used = weights(program)
+        kinds = {"parameters": used, "inputs": [a for a in program.abstract_args if a is not used]}
+    leaves = {name: jax.tree.leaves(tree) for name, tree in kinds.items()}
+    device = {n: float(sum(_local(x) for x in xs if x.sharding.memory_kind not in HOST)) for n, xs in leaves.items()}
+    host = sum(_local(x) for xs in leaves.values() for x in xs if x.sharding.memory_kind in HOST)
+    return {name: size for name, size in device.items() if size}, float(host)
+
+
+def _local(x: Any) -> float:
     return float(math.prod(x.sharding.shard_shape(x.shape)) * np.dtype(x.dtype).itemsize)
 
 

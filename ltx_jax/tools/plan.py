@@ -1,9 +1,12 @@
 """Compile a run for hardware that is not here, with its real compiler, and say whether and how it fits.
 
     python -m ltx_jax.tools.plan --config=configs/ltx2_19b.py --topology=v6e:4x4 --mode=train
-    python -m ltx_jax.tools.plan --config=configs/ltx2_19b.py --topology=h100:8 --mode=train
+    python -m ltx_jax.tools.plan --config=configs/ltx2_19b.py --topology=h100:1 --mode=train --lora
+    python -m ltx_jax.tools.plan --config=configs/ltx2_19b.py --topology=v6e:4x4 --mode=sample --width=3840 \\
+        --height=2176 --num_frames=497 --fps=50
 
-Needs the extra `plan` (pip install '.[plan]'): the TPU and CUDA compilers run on a CPU.
+What is compiled is what train.py and sample.py run. With no --config.mesh.* a mesh is chosen and printed. Needs the
+extra `plan` (pip install '.[plan]'): the TPU and CUDA compilers run on a CPU.
 """
 
 import json
@@ -19,9 +22,13 @@ from absl import flags
 
 from ltx_jax import cli
 from ltx_jax.diffusion.geometry import VideoShape
+from ltx_jax.errors import UserError
 from ltx_jax.experiment import Experiment
-from ltx_jax.planning.plan import Report, choose_mesh, plan, training_program
-from ltx_jax.planning.topology import GIB, topology
+from ltx_jax.planning import report, search
+from ltx_jax.planning.meshes import choose_mesh
+from ltx_jax.planning.plan import plan
+from ltx_jax.planning.topology import topology
+from ltx_jax.planning.workload import Workload
 
 FLAGS = flags.FLAGS
 
@@ -32,13 +39,18 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "topology", None, "What to plan for: v5e:4x4, v5p:2x2x2, v6e:4x4, tpu7x:2x2x2, h100:8, rtx4090 ..."
     )
-    flags.DEFINE_enum("mode", "train", ["train"], "Which program to compile.")
+    flags.DEFINE_enum("mode", "train", ["train", "sample", "decode"], "Which program to compile.")
+    flags.DEFINE_bool("lora", False, "Train adapters of the frozen transformer alone.")
     flags.DEFINE_integer("width", None, "Width in pixels.")
     flags.DEFINE_integer("height", None, "Height in pixels.")
     flags.DEFINE_integer("num_frames", None, "Frames of the clip.")
     flags.DEFINE_float("fps", None, "Frames per second.")
     flags.DEFINE_integer("batch", None, "Samples per step of all devices (default: one per batch shard).")
-    flags.DEFINE_bool("json", False, "The report as one JSON line on stdout.")
+    flags.DEFINE_integer("steps", 8, "Steps of the sampling loop.")
+    flags.DEFINE_integer("passes", 1, "Network passes of a sampling step, run in one call.")
+    flags.DEFINE_bool("search", False, "Try meshes, batches and remat policies and rank them.")
+    flags.DEFINE_integer("search_limit", 8, "The most compiles of a search.")
+    flags.DEFINE_bool("json", False, "The report as one JSON line, the last on stdout.")
 
 
 def main() -> None:
@@ -48,47 +60,48 @@ def main() -> None:
 
 
 def _plan() -> None:
-    from ltx_jax.errors import UserError
-
     if not FLAGS.topology:
         raise UserError("Say what to plan for: --topology=v6e:4x4, h100:8, ...")
     experiment = Experiment.from_config(FLAGS.config)
-    defaults = experiment.model.sampling
-    shape = VideoShape(
-        FLAGS.num_frames or defaults.num_frames, FLAGS.height or defaults.height, FLAGS.width or defaults.width,
-        FLAGS.fps or defaults.fps,
-    )  # fmt: skip
+    workload = _workload(experiment)
     target = topology(FLAGS.topology)
-    mesh = choose_mesh(experiment.mesh, target)
-    print(f"compiling the training step of {experiment.model.name} for {target.name} ...", file=sys.stderr, flush=True)
-    report = plan(training_program(experiment, mesh, shape, FLAGS.batch), target)
-    print(_json(report) if FLAGS.json else _table(report, shape))
+    if FLAGS.search:
+        _search(experiment, workload, target)
+        return
+    mesh = choose_mesh(experiment.mesh, target, workload, experiment.model)
+    sizes = ", ".join(f"{axis} {n}" for axis, n in mesh.shape.items())
+    _say(f"compiling {workload.mode} of {experiment.model.name} for {target.name}, mesh {sizes} ...")
+    found = plan(experiment, workload, target, mesh)
+    table = report.as_table(found, workload)
+    if FLAGS.json:
+        _say(table)
+        print(json.dumps(report.as_dict(found)))
+    else:
+        print(table)
 
 
-def _json(report: Report) -> str:
-    return json.dumps({
-        "fits": report.fits, "topology": report.topology, "mesh": report.mesh, "parameters": report.parameters,
-        "memory_per_chip": report.memory_per_chip, "hbm_per_chip": report.hbm_per_chip,
-        "memory_by_kind": report.memory_by_kind, "largest_replicated": report.largest_replicated[1],
-        "compile_s": report.compile_s, "problem": report.problem,
-    })  # fmt: skip
+def _workload(experiment: Experiment) -> Workload:
+    defaults = experiment.model.sampling
+    pick = lambda name: getattr(defaults, name) if FLAGS[name].value is None else FLAGS[name].value
+    shape = VideoShape(pick("num_frames"), pick("height"), pick("width"), pick("fps"))
+    return Workload(FLAGS.mode, shape, FLAGS.batch, FLAGS.steps, FLAGS.passes, FLAGS.lora)
 
 
-def _table(report: Report, shape: VideoShape) -> str:
-    name, size = report.largest_replicated
-    mesh = ", ".join(f"{axis} {n}" for axis, n in report.mesh.items())
-    rows = [
-        ("topology", report.topology),
-        ("mesh", mesh),
-        ("clip", f"{shape.width} x {shape.height}, {shape.frames} frames at {shape.fps:g} fps"),
-        ("trained parameters", f"{report.parameters / 1e9:.2f} B"),
-        *((f"  {kind}", f"{size / GIB:.2f} GiB") for kind, size in report.memory_by_kind.items()),
-        ("memory per chip", f"{report.memory_per_chip / GIB:.2f} of {report.hbm_per_chip / GIB:.2f} GiB"),
-        ("largest replicated", f"{size / GIB:.3f} GiB {name}" + ("" if size <= GIB else "  (above 1 GiB!)")),
-        ("compile time", f"{report.compile_s:.0f} s"),
-        ("fits", ("yes" if report.fits else "no") + (f" ({report.problem})" if report.problem else "")),
-    ]
-    return "\n".join(f"{name:<22} {value}" for name, value in rows)
+def _search(experiment: Experiment, workload: Workload, target) -> None:
+    trials = []
+    for trial in search.search(experiment, workload, target, FLAGS.search_limit):
+        trials.append(trial)
+        _say(search.as_table([trial]))
+    if not trials:
+        raise UserError("No mesh of this topology suits the model; name one with --config.mesh.*.")
+    best = search.ranked(trials)[0]
+    (_say if FLAGS.json else print)(search.as_table(trials))
+    if FLAGS.json:
+        print(json.dumps(report.as_dict(best.report) | {"batch": best.samples, "remat": best.remat}))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

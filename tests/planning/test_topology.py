@@ -9,8 +9,10 @@ import pytest
 from ltx_jax.diffusion.geometry import VideoShape
 from ltx_jax.errors import UserError
 from ltx_jax.experiment import Experiment, experiment_config
-from ltx_jax.planning.plan import choose_mesh, plan, training_program
+from ltx_jax.planning.meshes import choose_mesh
+from ltx_jax.planning.plan import plan
 from ltx_jax.planning.topology import topology
+from ltx_jax.planning.workload import Workload
 
 TPU = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (extra `plan`)")
 CUDA = pytest.mark.skipif(
@@ -42,8 +44,9 @@ def small_experiment() -> Experiment:
 def test_two_full_width_blocks_compile(name):
     target = topology(name)
     experiment = small_experiment()
-    program = training_program(experiment, choose_mesh(experiment.mesh, target), VideoShape(9, 256, 256, 24.0))
-    report = plan(program, target)
+    workload = Workload("train", VideoShape(9, 256, 256, 24.0))
+    report = plan(experiment, workload, target, choose_mesh(experiment.mesh, target, workload, experiment.model))
     assert report.fits and report.memory_by_kind["parameters"] > 0.5e9
-    assert report.largest_replicated[1] < 1 << 30
+    assert report.replicated_parameter[1] < 1 << 30 and report.replicated_activation[1] < 1 << 30
+    assert report.mfu and 0 < report.mfu < 0.8
     assert jax.devices()[0].platform == "cpu"

@@ -1,0 +1,123 @@
+"""The compiled programs of a generation: the runner executes what is made here, and the planner compiles the same.
+
+Letters: B clips, S text tokens, E width of a text context, T video tokens, A audio tokens, C channels.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from ltx_jax.bundle import Modules, abstract_parts
+from ltx_jax.diffusion.sample import Plan, State, Track
+from ltx_jax.parallel import rules
+from ltx_jax.parallel.program import Program, batch_like, make_program, replicated_like, with_shardings
+from ltx_jax.pipelines.stages import decode_audio, decode_video, sample_steps
+from ltx_jax.releases import Release
+
+Struct = jax.ShapeDtypeStruct
+
+
+def make_sample_program(
+    release: Release, networks: Modules, state: State, plan: Plan, mesh: Mesh, weights: Mapping[str, Any] | None = None
+) -> Program:
+    """The sampling loop (state, params, contexts, plan, start, stop) -> state; the state is donated.
+
+    state: abstract, see `abstract_state`. weights: as `abstract_weights` takes them.
+    """
+
+    def sample(state: State, params: Any, contexts: Any, plan: Plan, start: Any, stop: Any) -> State:
+        return sample_steps(networks, params, contexts, state, plan, start, stop)
+
+    track = state.video or state.audio
+    assert track is not None
+    params = abstract_weights(release, networks, ("transformer",), mesh, weights)
+    contexts = abstract_contexts(release, networks, track.clean.shape[0], mesh)
+    step = replicated_like(np.int32(0), mesh)
+    out = jax.tree.map(lambda x: x.sharding, state)
+    arguments = (state, params, contexts, replicated_like(plan, mesh), step, step)
+    return make_program(sample, arguments, mesh, out_shardings=out, donate=1)
+
+
+def make_decode_video_program(
+    release: Release, networks: Modules, grid: tuple[int, int, int], tokens: Any, mesh: Mesh,
+    weights: Mapping[str, Any] | None = None,
+) -> Program:  # fmt: skip
+    """The video decoder (params, tokens (B, T, C)) -> uint8 pixels (B, F, h, w, 3). tokens: abstract."""
+    parts = ("video_decoder", "video_statistics")
+    params = abstract_weights(release, networks, parts, mesh, weights)
+    return make_program(lambda p, x: decode_video(networks, p, x, grid), (params, tokens), mesh)
+
+
+def make_decode_audio_program(
+    release: Release, networks: Modules, tokens: Any, mesh: Mesh, weights: Mapping[str, Any] | None = None
+) -> Program:
+    """Audio decoder and vocoder (params, tokens (B, A, C)) -> waveform (B, 2, samples). tokens: abstract."""
+    parts = ("audio_decoder", "audio_statistics", "vocoder")
+    params = abstract_weights(release, networks, parts, mesh, weights)
+    return make_program(lambda p, x: decode_audio(networks, p, x), (params, tokens), mesh)
+
+
+def abstract_weights(
+    release: Release, networks: Modules, parts: Sequence[str], mesh: Mesh, weights: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Shapes and shardings of `parts`; of the dtypes that `weights` (arrays by part) have, else the networks' own."""
+    with jax.set_mesh(mesh):
+        shapes, axes = abstract_parts(release, networks, [part for part in parts if part in networks])
+    channels = {
+        "video_statistics": release.video_vae.latent_channels,
+        "audio_statistics": release.audio_vae.token_width,
+    }
+    for part in set(parts) & set(channels):
+        shapes[part] = {name: Struct((channels[part],), jnp.float32) for name in ("mean", "std")}
+        axes[part] = {name: (None,) for name in ("mean", "std")}
+    if weights is not None:
+        dtypes = {part: weights[part] for part in shapes}
+        shapes = jax.tree.map(lambda x, w: Struct(x.shape, w.dtype), shapes, dtypes)
+    return with_shardings(shapes, rules.param_shardings(axes, shapes, mesh))
+
+
+def abstract_contexts(release: Release, networks: Modules, batch: int, mesh: Mesh) -> dict[str, tuple[Any, Any]]:
+    """Shapes and shardings of the positive and negative contexts, (B, S, E) of video and audio."""
+    transformer = networks["transformer"]
+    config, dtype = release.transformer, transformer.dtype  # type: ignore[attr-defined]
+    own = config.caption_proj_before_connector
+    widths = [config.stream(m).width if own else config.caption_channels for m in ("video", "audio")]
+    pair = tuple(batch_like(Struct((batch, release.text_length, width), dtype), mesh) for width in widths)  # type: ignore[arg-type]
+    return {"positive": pair, "negative": pair}  # type: ignore[return-value]
+
+
+def abstract_state(state: State, mesh: Mesh, batch: int | None = None) -> State:
+    """Shapes and shardings of a state of arrays: batch and video tokens sharded, position tables replicated.
+
+    batch: clips, where not those of `state`.
+    """
+
+    def track(track: Track | None, tokens: str) -> Track | None:
+        if track is None:
+            return None
+        length = track.clean.shape[1]
+
+        def leaf(x: Any) -> Any:
+            shape = (batch or x.shape[0], *x.shape[1:])
+            names = ["batch", *(None,) * (len(shape) - 1)]
+            if len(shape) > 1 and shape[1] == length:
+                names[1] = tokens
+            return Struct(shape, x.dtype, sharding=NamedSharding(mesh, rules.spec(names, shape, mesh)))
+
+        tables = {name: replicated_like(getattr(track.stream, name), mesh) for name in ("rotary", "cross_rotary")}
+        bare = track.replace(stream=track.stream.replace(rotary=None, cross_rotary=None))  # type: ignore[attr-defined]
+        abstract = jax.tree.map(leaf, bare)
+        return abstract.replace(stream=abstract.stream.replace(**tables))
+
+    return State(track(state.video, "tokens"), track(state.audio, "tokens_replicated"))
+
+
+def put(tree: Any, abstract: Any) -> Any:
+    """Arrays of the host or of other shardings, placed as `abstract` says; those already there stay."""
+    cast = lambda x, a: x if x.dtype == a.dtype else x.astype(a.dtype)
+    tree = jax.tree.map(lambda x, a: cast(x if hasattr(x, "dtype") else np.asarray(x), a), tree, abstract)
+    return jax.device_put(tree, jax.tree.map(lambda a: a.sharding, abstract))

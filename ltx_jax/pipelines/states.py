@@ -1,0 +1,58 @@
+"""Sampling states of a clip's size, before any noise or conditioning, and their tracks.
+
+Letters: B clips, T video tokens, A audio tokens, C channels.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ltx_jax.diffusion import geometry
+from ltx_jax.diffusion.conditioning import LatentState, initial_state
+from ltx_jax.diffusion.geometry import VideoShape
+from ltx_jax.diffusion.sample import State, Track, make_track
+from ltx_jax.models.dit.rope import rotary_tables
+from ltx_jax.releases import Release
+
+
+def empty_video(release: Release, shape: VideoShape, batch: int) -> LatentState:
+    """Zero video tokens (B, T, C) with their positions."""
+    factors = release.video_vae.scale_factors
+    grid = geometry.latent_shape(shape, factors)
+    positions = geometry.video_positions(*grid, shape.fps, factors, batch=batch)
+    zeros = jnp.zeros((batch, grid[0] * grid[1] * grid[2], release.transformer.in_channels), jnp.float32)
+    return initial_state(zeros, positions, grid, video=True)
+
+
+def empty_audio(release: Release, shape: VideoShape, batch: int) -> LatentState:
+    """Zero audio tokens (B, A, C) with their positions."""
+    tokens = geometry.audio_length(shape.frames, shape.fps)
+    zeros = jnp.zeros((batch, tokens, release.transformer.audio_in_channels), jnp.float32)
+    return initial_state(zeros, geometry.audio_positions(tokens, batch=batch), (tokens, 1, 1), video=False)
+
+
+def make_state(release: Release, video: LatentState, audio: LatentState, context: int = 1) -> State:
+    """What the sampler carries. context: size of that mesh axis, which must divide the video tokens."""
+    tables: Any = rotary_tables(release.transformer, video.positions[:1], audio.positions[:1])
+    track = make_track(video, tables["video"], tables["video_cross"])
+    return State(pad_tokens(track, context), make_track(audio, tables["audio"], tables["audio_cross"]))
+
+
+def pad_tokens(track: Track, multiple: int) -> Track:
+    """The track with padding at its tail, up to a multiple of `multiple` tokens; the true length is kept."""
+    batch, tokens, _ = track.stream.latent.shape
+    missing = -tokens % multiple
+    if not missing:
+        return track
+    pad = lambda x: None if x is None else jnp.pad(x, ((0, 0), (0, missing)) + ((0, 0),) * (x.ndim - 2))
+    turn = lambda r: None if r is None else r.replace(index=np.pad(r.index, ((0, 0), (0, missing), (0, 0))))
+    stream: Any = track.stream
+    stream = stream.replace(
+        latent=pad(stream.latent), level_index=pad(stream.level_index), keyframes=pad(stream.keyframes),
+        rotary=turn(stream.rotary), cross_rotary=turn(stream.cross_rotary),
+        length=jnp.full((batch,), tokens, jnp.int32),
+    )  # fmt: skip
+    padded: jax.Array = pad(track.clean)  # type: ignore[assignment]
+    return track.replace(stream=stream, clean=padded)  # type: ignore[attr-defined]

@@ -1,0 +1,105 @@
+"""Plans: real compiles of the smallest release, their data, and that a run compiles the same programs."""
+
+import dataclasses
+import importlib.util
+import json
+
+import jax
+import pytest
+
+import ltx_jax
+from ltx_jax.diffusion.geometry import VideoShape
+from ltx_jax.errors import UserError
+from ltx_jax.experiment import Experiment, experiment_config
+from ltx_jax.parallel.mesh import MeshConfig, make_mesh
+from ltx_jax.parallel.program import Program
+from ltx_jax.pipelines import programs
+from ltx_jax.planning.meshes import candidates, choose_mesh, default_mesh
+from ltx_jax.planning.plan import plan
+from ltx_jax.planning.report import as_dict, as_table
+from ltx_jax.planning.topology import topology
+from ltx_jax.planning.workload import Workload, make_programs
+from ltx_jax.releases import release
+from ltx_jax.training.dit import make_dit_program
+
+TPU = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (extra `plan`)")
+SMALL = VideoShape(9, 32, 32, 8.0)
+KEYS = {
+    "fits", "memory_per_chip", "hbm_per_chip", "memory_by_kind", "flops_per_step", "roofline_s", "mfu", "collectives",
+    "compile_s",
+}  # fmt: skip
+
+
+@TPU
+def test_a_training_step_is_planned_with_the_real_compiler(tiny):
+    target, workload = topology("v6e:2x2"), Workload("train", SMALL)
+    report = plan(tiny, workload, target, choose_mesh(tiny.mesh, target, workload, tiny.model))
+    data = json.loads(json.dumps(as_dict(report)))
+    assert set(data) >= KEYS and data["fits"] is True and data["mesh"]["fsdp"] == 4
+    assert data["memory_per_chip"] == sum(data["memory_by_kind"].values()) < data["hbm_per_chip"]
+    assert {"parameters", "optimizer", "activations", "temporaries"} <= set(data["memory_by_kind"])
+    assert data["memory_by_kind"]["optimizer"] >= 2 * data["memory_by_kind"]["parameters"]
+    assert 0 < data["mfu"] < 1 and 0 < data["roofline_s"] <= data["roofline_not_overlapped_s"]
+    assert any(c["kind"] == "all-gather" for c in data["collectives"]) and data["compile_s"] > 0
+    assert "collectives" in as_table(report, workload)
+
+
+def test_the_run_samples_with_the_program_that_is_planned(monkeypatch):
+    class Caught(Exception):
+        pass
+
+    caught = []
+
+    def catch(self: Program):
+        caught.append(self)
+        raise Caught
+
+    model = ltx_jax.load("toy")
+    monkeypatch.setattr(Program, "compile", catch)
+    with pytest.raises(Caught):
+        ltx_jax.generate(model, "a red circle", seed=3, steps=2, cfg=1.0)
+    shape = VideoShape(17, 32, 32, 8.0)
+    workload = Workload("sample", shape, batch=1, steps=2, dtype="float32")
+    experiment = Experiment.from_config(experiment_config("toy"))
+    (planned,) = make_programs(experiment, workload, caught[0].mesh).values()
+    assert planned.lower().as_text() == caught[0].lower().as_text()
+
+
+def test_the_run_trains_with_the_program_that_is_planned(tiny):
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2), jax.devices()[:4])
+    (planned,) = make_programs(tiny, Workload("train", SMALL), mesh).values()
+    stage = dataclasses.replace(tiny.training.dit, batch_size=4)
+    run = make_dit_program(tiny.model, stage, SMALL, mesh, tiny.training.seed)
+    assert planned.lower().as_text() == run.lower().as_text()
+
+
+def test_padded_tokens_keep_their_length(tiny):
+    mesh = make_mesh(MeshConfig(data=1, context=8), jax.devices()[:8])
+    (planned,) = make_programs(tiny, Workload("sample", VideoShape(9, 24, 40, 8.0)), mesh).values()
+    state = planned.abstract_args[0]
+    tokens = state.video.stream.latent.shape[1]
+    assert tokens % 8 == 0 and state.video.stream.length.shape == (1,)
+    assert state.video.stream.latent.sharding.shard_shape((1, tokens, 1))[1] == tokens // 8
+    assert state.audio.stream.latent.sharding.is_fully_replicated
+    assert programs.abstract_state(state, mesh).video.clean.shape == state.video.clean.shape
+
+
+def test_meshes_follow_the_mode():
+    model = release("ltx2_19b")
+    long, short = VideoShape(497, 2176, 3840, 50.0), VideoShape(121, 512, 768, 24.0)
+    assert default_mesh(16, Workload("train", short), model) == MeshConfig(data=1, fsdp=16)
+    assert default_mesh(16, Workload("sample", long), model) == MeshConfig(data=1, context=16)
+    assert default_mesh(256, Workload("sample", long), model) == MeshConfig(data=1, context=16, tensor=16)
+    assert default_mesh(8, Workload("sample", short), model) == MeshConfig(data=1, tensor=8)
+    assert default_mesh(1, Workload("decode", short), model) == MeshConfig(data=1)
+    tried = candidates(16, Workload("train", short), model)
+    assert len(set(tried)) == len(tried) > 3 and all(c.data * c.fsdp * c.context * c.tensor == 16 for c in tried)
+
+
+@pytest.mark.parametrize(("settings", "words"), [
+    ({"mode": "train", "batch": 0}, "batch"), ({"mode": "sample", "lora": True}, "lora"),
+    ({"mode": "sample", "passes": 9}, "passes"), ({"mode": "sample", "steps": 0}, "step"),
+])  # fmt: skip
+def test_a_bad_workload_is_a_sentence(settings, words):
+    with pytest.raises(UserError, match=words):
+        Workload(shape=SMALL, **settings)
