@@ -10,5 +10,6 @@ def get_config():
     """The 2.3 release."""
     config = experiment_config("ltx2_3_22b")
     config.training.dit.update(train_text=False, dtype="bfloat16", remat="full", ema_decay=0.0)
+    config.training.dit.guard.update(max_skipped=10, spike=20.0)
     config.data.update(frames=121, height=512, width=768, fps=24.0)
     return config

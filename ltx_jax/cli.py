@@ -15,6 +15,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from ltx_jax.errors import UserError
+from ltx_jax.parallel import multihost
 
 FLAGS = flags.FLAGS
 
@@ -61,6 +62,18 @@ def define_config() -> None:
     """Define `--config`; without it the toy configuration is used."""
     config_flags.DEFINE_config_file("config", None, "Configuration file, e.g. configs/toy.py (the default).")
     flags.DEFINE_bool("debug", False, "Show tracebacks.")
+
+
+def define_cluster() -> None:
+    """Define the flags of runs in several processes; in a known cluster none is needed."""
+    flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, where the cluster does not tell (docs/scale.md).")
+    flags.DEFINE_integer("processes", 0, "Number of processes, beside --coordinator.")
+    flags.DEFINE_integer("process_id", -1, "Number of this process, from 0, beside --coordinator.")
+
+
+def join_cluster() -> None:
+    """Join the other processes of this run, where there are any; before JAX is asked for devices."""
+    multihost.start(FLAGS.coordinator, FLAGS.processes, FLAGS.process_id)
 
 
 def default_config() -> str:

@@ -32,6 +32,7 @@ from ltx_jax.media.video import write_video
 from ltx_jax.models.text.tokenizer import Tokenizer, train_toy_tokenizer
 from ltx_jax.models.video_vae.encoder import check_video_shape
 from ltx_jax.parallel.mesh import MeshConfig
+from ltx_jax.parallel.multihost import is_first, local_mesh, say
 from ltx_jax.pipelines.request import Request
 from ltx_jax.pipelines.runner import generate
 from ltx_jax.releases import Release, release
@@ -133,11 +134,12 @@ def run_training(
     tokenizer = toy_tokenizer(release.text_length)
 
     def announce() -> None:
-        print(experiment.to_json(), file=sys.stderr)
-        (workdir / "config.json").write_text(experiment.to_json())
+        say(experiment.to_json())
+        if is_first():
+            (workdir / "config.json").write_text(experiment.to_json())
 
     def sample(params: dict[str, Any], step: int, folder: Path) -> None:
-        write_samples(Bundle(release, params, tokenizer), mesh, step, folder)
+        write_samples(Bundle(release, params, tokenizer), local_mesh(mesh), step, folder)
 
     lora = experiment.training.dit.lora
     stages = ("dit",) if lora is not None else stages
@@ -148,9 +150,10 @@ def run_training(
     if lora is not None:
         path = workdir / "lora.safetensors"
         names, metadata = dit_names(release.transformer), experiment.training.dit.reference_metadata()
-        save_lora(path, params["lora"], names, scale=lora.scale, metadata=metadata)
-        print(f"the LoRA is in {path}; try it with sample.py --lora={path}", file=sys.stderr)
-    elif set(PARTS) <= set(params):
+        if is_first():
+            save_lora(path, params["lora"], names, scale=lora.scale, metadata=metadata)
+        say(f"the LoRA is in {path}; try it with sample.py --lora={path}")
+    elif set(PARTS) <= set(params) and is_first():
         save_bundle(Bundle(release, params, tokenizer), workdir / "model", ml_dtypes.bfloat16)
         print(f"the model is in {workdir / 'model'}", file=sys.stderr)
 

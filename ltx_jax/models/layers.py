@@ -1,5 +1,6 @@
 """Layers that every network shares, and the one function that turns a module into shapes and axis names."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,8 +9,11 @@ import jax
 import jax.numpy as jnp
 from flax.core import meta, unfreeze
 
+from ltx_jax.parallel import rules
+
 Array = jax.Array
 Dtype = Any
+Axes = tuple[str | None, str | None]
 
 
 def rms_norm(x: Array, weight: Array | None = None, eps: float = 1e-6) -> Array:
@@ -48,6 +52,51 @@ def partitioned(init: Callable, *axes: str | None) -> Callable:
     return nn.with_logical_partitioning(init, axes)
 
 
+def _gathered(kernel: Array, dtype: Dtype, axes: Axes) -> Array:
+    """The kernel in `dtype` as a matmul reads it: cast on its shard, so that the gathering moves `dtype`."""
+    return rules.gather_parameter(rules.constrain_divisible(kernel.astype(dtype), *axes), *axes)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def cast_matmul(x: Array, kernel: Array, axes: Axes) -> Array:
+    """x (..., in) @ kernel (in, out) in x's dtype; the kernel is stored wider, and so its gradient is made.
+
+    The usual gradient of a cast is made in the narrow type and summed over the chips in it. This one leaves the matmul
+    in float32 and is asked for in the kernel's sharding, so that it is summed in float32 too, by scattering.
+    """
+    return x @ _gathered(kernel, x.dtype, axes)
+
+
+def _cast_matmul_forward(x: Array, kernel: Array, axes: Axes) -> tuple[Array, tuple[Array, Array]]:
+    return cast_matmul(x, kernel, axes), (x, kernel)
+
+
+def _cast_matmul_backward(axes: Axes, kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    x, kernel = kept
+    rows = tuple(range(x.ndim - 1))
+    # (..., in), (..., out) -> (in, out)
+    of_kernel = jax.lax.dot_general(x, gradient, ((rows, rows), ((), ())), preferred_element_type=jnp.float32)
+    of_kernel = rules.constrain_divisible(of_kernel, *axes).astype(kernel.dtype)
+    return gradient @ _gathered(kernel, x.dtype, axes).T, of_kernel
+
+
+cast_matmul.defvjp(_cast_matmul_forward, _cast_matmul_backward)
+
+
+@jax.custom_vjp
+def cast_add(y: Array, bias: Array) -> Array:
+    """y (..., out) + bias (out,) in y's dtype; the gradient of the bias, stored wider, is summed in float32."""
+    return y + bias.astype(y.dtype)
+
+
+def _cast_add_backward(bias: Array, gradient: Array) -> tuple[Array, Array]:
+    total = jnp.sum(gradient.astype(jnp.float32), axis=tuple(range(gradient.ndim - 1)))
+    return gradient, total.astype(bias.dtype)
+
+
+cast_add.defvjp(lambda y, bias: (cast_add(y, bias), bias), _cast_add_backward)
+
+
 class Linear(nn.Module):
     """y = x @ kernel + bias over the last axis; kernel is (in, out), stored in `param_dtype`, used in `dtype`.
 
@@ -56,7 +105,7 @@ class Linear(nn.Module):
     """
 
     features: int
-    axes: tuple[str | None, str | None]
+    axes: Axes
     use_bias: bool = True
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
@@ -68,14 +117,24 @@ class Linear(nn.Module):
         kernel = self.param(
             "kernel", partitioned(self.kernel_init, *self.axes), (x.shape[-1], self.features), self.param_dtype
         )
-        y = x.astype(self.dtype) @ kernel.astype(self.dtype)
+        x = x.astype(self.dtype)
+        y = _matmul(x, kernel, self.axes)
         if self.use_bias:
             bias = self.param("bias", partitioned(self.bias_init, self.axes[1]), (self.features,), self.param_dtype)
-            y = y + bias.astype(self.dtype)
+            y = cast_add(y, bias) if _is_wider(bias, y) else y + bias.astype(self.dtype)
         if self.has_variable("lora", "a"):
-            a, b = (self.get_variable("lora", name).astype(self.dtype) for name in ("a", "b"))
-            y = y + (x.astype(self.dtype) @ a) @ b
+            a, b = (self.get_variable("lora", name) for name in ("a", "b"))
+            y = y + _matmul(_matmul(x, a, (self.axes[0], None)), b, (None, self.axes[1]))
         return y
+
+
+def _matmul(x: Array, kernel: Array, axes: Axes) -> Array:
+    """x @ kernel in x's dtype; a kernel stored in a wider type gets its gradient in that type."""
+    return cast_matmul(x, kernel, axes) if _is_wider(kernel, x) else x @ kernel.astype(x.dtype)
+
+
+def _is_wider(stored: Array, used: Array) -> bool:
+    return stored.dtype.itemsize > used.dtype.itemsize
 
 
 def abstract_params(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, Any]:

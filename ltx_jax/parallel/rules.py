@@ -70,6 +70,24 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, spec(names))
 
 
+def constrain_divisible(x: jax.Array, *names: str | None) -> jax.Array:
+    """Constrain as parameters are placed: mesh axes that do not divide an axis of the array are left out.
+
+    Without a mesh, as in plain uses of one layer, nothing happens.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    return x if mesh.empty else jax.lax.with_sharding_constraint(x, spec(names, x.shape, mesh))
+
+
+def gather_parameter(x: jax.Array, *names: str | None) -> jax.Array:
+    """A parameter of axes `names` as a matmul reads it: whole, but for what is divided over `tensor`."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return x
+    stays = lambda entry: "tensor" if entry == "tensor" or (isinstance(entry, tuple) and "tensor" in entry) else None
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*map(stays, spec(names, x.shape, mesh))))
+
+
 def param_shardings(axes: Any, shapes: Any, mesh: Mesh) -> Any:
     """Tree of NamedShardings for parameters, from a tree of axis-name tuples and a tree of ShapeDtypeStructs."""
     is_names = lambda a: isinstance(a, tuple) and all(n is None or isinstance(n, str) for n in a)

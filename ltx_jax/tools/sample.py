@@ -8,7 +8,6 @@ With no --checkpoint the toy weights that ship with the package are used.
 import dataclasses
 import json
 import os
-import sys
 
 from absl import flags
 
@@ -18,6 +17,7 @@ from ltx_jax.errors import UserError
 from ltx_jax.experiment import Experiment, check_same_model
 from ltx_jax.media.images import contact_sheet
 from ltx_jax.parallel.mesh import make_mesh
+from ltx_jax.parallel.multihost import is_first, say
 from ltx_jax.pipelines.request import Request, check_output
 from ltx_jax.pipelines.runner import generate, open_model, read_prompts
 
@@ -27,6 +27,7 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     """Define the flags of the sampler."""
     cli.define_config()
+    cli.define_cluster()
     flags.DEFINE_multi_string("prompt", [], "What the clip shows and sounds like; may be repeated.")
     flags.DEFINE_string("prompts_file", None, "A text file with one prompt a line, instead of --prompt.")
     flags.DEFINE_string("negative_prompt", None, "What guidance steers away from (default: the release's).")
@@ -67,6 +68,7 @@ def _sample() -> None:
         "cfg",
         "audio_cfg",
     )
+    cli.join_cluster()
     prompts = tuple(FLAGS.prompt) or read_prompts(FLAGS.prompts_file)
     image, strength = _image(FLAGS.image)
     settings = {name: FLAGS[name].value for name in fields}
@@ -79,8 +81,10 @@ def _sample() -> None:
     request = request.resolve(model.release)
     outputs = check_output(FLAGS.output, len(request.clips))
     mesh = make_mesh(experiment.mesh)
-    print(json.dumps(dataclasses.asdict(request), indent=2), file=sys.stderr)
-    clips = generate(model, request, mesh=mesh, progress=FLAGS.progress)
+    say(json.dumps(dataclasses.asdict(request), indent=2))
+    clips = generate(model, request, mesh=mesh, progress=FLAGS.progress and is_first())
+    if not is_first():
+        return
     for clip, path in zip(clips, outputs, strict=True):
         clip.save(path)
         print(path)

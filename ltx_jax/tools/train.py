@@ -3,7 +3,8 @@
     python train.py --config=configs/toy.py --workdir=runs/toy
     python train.py --config=configs/toy.py --workdir=runs/mine --config.data.path=FOLDER_OF_VIDEOS
 
-Running the same command again goes on from the last checkpoint. The finished model lies in WORKDIR/model, ready for
+Running the same command again goes on from the last checkpoint; SIGTERM saves one and exits with 0. On several hosts
+run the same command on each (docs/scale.md). The finished model lies in WORKDIR/model, ready for
 `python sample.py --checkpoint=WORKDIR/model`.
 """
 
@@ -24,6 +25,7 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     """Define the flags of the trainer."""
     cli.define_config()
+    cli.define_cluster()
     flags.DEFINE_string("workdir", None, "Folder of checkpoints, logs, samples and the finished model.")
     flags.DEFINE_enum("stage", "all", ["all", "video_vae", "audio_vae", "dit"], "Which stage to train.")
     flags.DEFINE_string("init_from", None, "Earlier run or model whose weights to start from; 'toy': the shipped one.")
@@ -36,6 +38,7 @@ def main() -> None:
 
 
 def _train() -> None:
+    cli.join_cluster()
     experiment = Experiment.from_config(FLAGS.config)
     if not FLAGS.workdir:
         raise UserError("Say where to keep checkpoints and results: --workdir=FOLDER.")

@@ -18,7 +18,8 @@ from ltx_jax.data.pipeline import Batches
 from ltx_jax.data.source import Source, collate
 from ltx_jax.diffusion.geometry import VideoShape
 from ltx_jax.models.text.tokenizer import Tokenizer
-from ltx_jax.parallel.program import Program, batch_like, place
+from ltx_jax.parallel.multihost import batch_share
+from ltx_jax.parallel.program import Program, batch_like, place, replicated
 from ltx_jax.releases import Release
 from ltx_jax.training import vae
 from ltx_jax.training.config import DiTStage, StageName, TrainingConfig
@@ -68,10 +69,10 @@ class Setting:
         return {"model": model, "data": data, "training": {"seed": self.config.seed, name: stage}}
 
     def batches(self, rows: Any, size: int, make_batch: Callable, workers: int = 0) -> Batches:
-        """Batches of `rows` in the order of the data seed, this host's share."""
+        """Batches of `rows` in the order of the data seed, this process's share."""
+        share, shares = batch_share(self.mesh, size)
         return Batches(
-            rows, self.data.seed, size, make_batch, workers=workers,
-            process_index=jax.process_index(), process_count=jax.process_count(),
+            rows, self.data.seed, size, make_batch, workers=workers, process_index=share, process_count=shares,
         )  # fmt: skip
 
 
@@ -85,7 +86,7 @@ def make_initializer(
 ) -> Callable[[], TrainState]:
     """The maker of a stage's first state: parameters of `random`, or `start` (by part) where others are given."""
     config, abstract = setting.config.stage(name), program.abstract_args[0]
-    optimizer, ema = make_optimizer(config.optimizer), config.ema_decay > 0
+    optimizer = make_optimizer(config.optimizer)
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
 
     def initialize() -> TrainState:
@@ -94,7 +95,7 @@ def make_initializer(
                 params = jax.jit(random, out_shardings=shardings.params)()
             else:
                 params = place(start, abstract.params)
-            make = functools.partial(initial_state, optimizer=optimizer, ema=ema)
+            make = functools.partial(initial_state, optimizer=optimizer, config=config)
             return jax.jit(make, out_shardings=shardings)(params)
 
     return initialize
@@ -134,7 +135,7 @@ def statistics(setting: Setting, name: StageName, stage: Stage, weights: Params)
     """Mean and std of the latents that `weights` make of the first batches of the data."""
     nets = networks(setting.release, stage.config.dtype, setting.mesh)
     moments = vae.video_moments if name == "video_vae" else vae.audio_moments
-    measure = jax.jit(functools.partial(moments, nets))
+    measure = jax.jit(functools.partial(moments, nets), out_shardings=replicated(setting.mesh))
     abstract = stage.program.abstract_args[2]
     batches = stage.batches()
     count = stage.config.statistics_batches  # type: ignore[attr-defined]

@@ -5,6 +5,7 @@ from typing import Literal
 
 from ltx_jax.config import require
 from ltx_jax.diffusion.objectives import SigmaConfig
+from ltx_jax.training.guard import GuardConfig
 from ltx_jax.training.lora import LoRAConfig
 from ltx_jax.training.modes import Condition, Share, StreamMode, parse_mixture
 from ltx_jax.training.optimizer import OptimizerConfig, ScheduleConfig
@@ -25,6 +26,9 @@ class StageConfig:
     steps: optimizer updates; `optimizer.steps` always follows it. batch_size: of all devices together. ema_decay: 0
     turns the moving average off. checkpoint_every, log_every, sample_every: in steps (0: never; a checkpoint is always
     written at the end). keep: newest checkpoints that are kept. dtype: of the computation; parameters are float32.
+    accumulate: parts that a batch goes through in, one after the other, for less memory; the gradients are the same.
+    gradient_dtype: of the gradients of stacked layers' kernels, made and summed over the devices in it; bfloat16 halves
+    their memory and traffic and needs dtype bfloat16. guard: which steps are refused.
     """
 
     steps: int = 1000
@@ -36,6 +40,9 @@ class StageConfig:
     log_every: int = 20
     sample_every: int = 1000
     dtype: Literal["float32", "bfloat16"] = "float32"
+    accumulate: int = 1
+    gradient_dtype: Literal["float32", "bfloat16"] = "float32"
+    guard: GuardConfig = GuardConfig()
 
     def __post_init__(self):
         require(self.steps >= 1, f"Training needs at least one step, not {self.steps}.")
@@ -45,6 +52,14 @@ class StageConfig:
         require(self.log_every >= 1, f"log_every must be at least 1, not {self.log_every}.")
         for name in ("checkpoint_every", "sample_every"):
             require(getattr(self, name) >= 0, f"{name} must not be negative, not {getattr(self, name)}.")
+        require(
+            self.accumulate >= 1 and self.batch_size % self.accumulate == 0,
+            f"A batch of {self.batch_size} cannot go through in {self.accumulate} equal parts; change accumulate.",
+        )
+        require(
+            self.gradient_dtype == "float32" or self.dtype == "bfloat16",
+            "Gradients in bfloat16 (gradient_dtype) come of a computation in bfloat16: set dtype too.",
+        )
         object.__setattr__(self, "optimizer", dataclasses.replace(self.optimizer, steps=self.steps))
 
 

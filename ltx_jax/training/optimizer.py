@@ -1,18 +1,24 @@
-"""The optimizer: global-norm clip, AdamW and the learning-rate schedules (spec training.md section 5.3)."""
+"""The optimizers and the learning-rate schedules (spec training.md section 5.3).
+
+Each optimizer clips by the global norm first, and takes its rate from the schedule.
+"""
 
 import dataclasses
 import math
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 
 from ltx_jax.config import require
 
 Array = jax.Array
 
+OptimizerName = Literal["adamw", "adafactor", "muon"]
+MomentType = Literal["float32", "bfloat16"]
 ScheduleType = Literal["constant", "linear", "cosine", "cosine_with_restarts", "polynomial", "step", "warmup_cosine"]
 
 # The parameters that each schedule reads; any other that was set is an error.
@@ -65,10 +71,14 @@ class ScheduleConfig:
 class OptimizerConfig:
     """Everything about the update. steps: the length N of the schedule. max_grad_norm: 0 turns clipping off.
 
-    Weight decay applies to every trainable parameter, norms and biases included.
+    name: adamw; adafactor, whose second moment of a matrix is its row and column sums, without a first one (b1 and b2
+    say nothing to it); or muon, which orthogonalises the updates of matrices in stacked layers, of the size that
+    AdamW's have so that its rates serve, and leaves all else to AdamW. first_moment, second_moment: the types that
+    moments are stored in between updates, computed with in float32. Rounding to bfloat16 drops changes below 0.4%: the
+    second moment needs b2 <= 0.99 there. Weight decay applies to every trainable parameter, norms and biases included.
     """
 
-    optimizer: Literal["adamw"] = "adamw"
+    name: OptimizerName = "adamw"
     learning_rate: float = 5e-4
     steps: int = 3000
     schedule: ScheduleConfig = ScheduleConfig()
@@ -77,8 +87,12 @@ class OptimizerConfig:
     eps: float = 1e-8
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
+    first_moment: MomentType = "float32"
+    second_moment: MomentType = "float32"
 
     def __post_init__(self):
+        names = get_args(OptimizerName)
+        require(self.name in names, f"There is no optimizer '{self.name}'; known: {', '.join(names)}.")
         require(self.learning_rate > 0, f"The learning rate must be positive, not {self.learning_rate}.")
         require(self.steps >= 1, f"Training needs at least one step, not {self.steps}.")
         require(0 <= self.b1 < 1 and 0 <= self.b2 < 1, f"b1 and b2 must lie in [0, 1), not {self.b1} and {self.b2}.")
@@ -89,16 +103,63 @@ class OptimizerConfig:
         require(
             warmup <= self.steps, f"The warm-up of {warmup} steps is longer than the {self.steps} steps of training."
         )
+        self._check_moments()
+
+    def _check_moments(self) -> None:
+        known = get_args(MomentType)
+        for name in ("first_moment", "second_moment"):
+            value = getattr(self, name)
+            require(value in known, f"{name} must be {' or '.join(known)}, not '{value}'.")
+        require(self.first_moment == "float32" or self.name != "adafactor", "Adafactor has no first_moment to store.")
+        small = self.second_moment == "bfloat16"
+        require(not small or self.name == "adamw", f"Only adamw stores its second_moment in bfloat16, not {self.name}.")
+        require(
+            not small or self.b2 <= 0.99,
+            f"A second_moment in bfloat16 cannot follow b2 = {self.b2}: its changes are rounded away; use b2 <= 0.99.",
+        )
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Clip by global norm, then AdamW with decoupled weight decay at the scheduled rate."""
-    return optax.chain(
-        clip_by_global_norm(config.max_grad_norm),
-        optax.scale_by_adam(config.b1, config.b2, config.eps),
-        optax.add_decayed_weights(config.weight_decay),
-        optax.scale_by_learning_rate(lambda step: learning_rate(config, step)),
-    )
+    """Clip by global norm, then the update of the named optimizer at the scheduled rate, weight decay decoupled."""
+    rate = lambda step: learning_rate(config, step)
+    clip, dtype = clip_by_global_norm(config.max_grad_norm), jnp.dtype(config.first_moment)
+    if config.name == "muon":
+        muon = optax.contrib.muon(
+            rate, eps=config.eps, weight_decay=config.weight_decay, mu_dtype=dtype, consistent_rms=0.2,
+            adam_b1=config.b1, adam_b2=config.b2, adam_weight_decay=config.weight_decay,
+            muon_weight_dimension_numbers=_stacked_matrices,
+        )  # fmt: skip
+        return optax.chain(clip, muon)
+    if config.name == "adafactor":
+        # parameters of stacked layers count as one block
+        scale = optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0))
+    else:
+        adam = optax.scale_by_adam(config.b1, config.b2, config.eps, mu_dtype=dtype)
+        scale = adam if config.second_moment == "float32" else _store_second_moment(adam, jnp.bfloat16)
+    decay = optax.add_decayed_weights(config.weight_decay)
+    return optax.chain(clip, scale, decay, optax.scale_by_learning_rate(rate))
+
+
+def _store_second_moment(adam: optax.GradientTransformation, dtype: Any) -> optax.GradientTransformation:
+    """Adam whose second moment lies in `dtype` between updates; each update computes with it in float32."""
+    stored = lambda state, dtype: state._replace(nu=jax.tree.map(lambda x: x.astype(dtype), state.nu))
+
+    def update(updates, state, params=None):
+        updates, state = adam.update(updates, stored(state, jnp.float32), params)
+        return updates, stored(state, dtype)
+
+    return optax.GradientTransformation(lambda params: stored(adam.init(params), dtype), update)
+
+
+def _stacked_matrices(params: Any) -> Any:
+    """For every parameter the axes that Muon orthogonalises: (in, out) of kernels in stacked layers, None elsewhere."""
+
+    def axes(path: tuple, x: Any) -> optax.contrib.MuonDimensionNumbers | None:
+        names = [key.key for key in path]
+        stacked = x.ndim == 3 and names[-1] == "kernel" and ("blocks" in names or "layers" in names)
+        return optax.contrib.MuonDimensionNumbers(1, 2) if stacked else None
+
+    return jax.tree_util.tree_map_with_path(axes, params)
 
 
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:

@@ -11,6 +11,7 @@ from ltx_jax.bundle import Modules
 from ltx_jax.media.images import contact_sheet
 from ltx_jax.media.video import write_video
 from ltx_jax.models.audio_vae.mel import log_mel
+from ltx_jax.parallel.multihost import local_mesh
 from ltx_jax.training.state import TrainState
 from ltx_jax.training.vae import pixels
 
@@ -26,7 +27,7 @@ def video_preview(setting: Any, networks: Modules, state: TrainState, step: int,
         means, _ = networks["video_encoder"].apply({"params": params["video_encoder"]}, pixels(video))  # type: ignore
         return networks["video_decoder"].apply({"params": params["video_decoder"]}, means)  # type: ignore
 
-    with jax.set_mesh(setting.mesh):
+    with jax.set_mesh(local_mesh(setting.mesh)):
         output = np.asarray(jax.jit(reconstruct)(state.weights, jnp.asarray(video)), np.float32)
     output = np.clip((output + 1) * 127.5, 0, 255).round().astype(np.uint8)
     rows = [np.concatenate(list(clips), axis=2) for clips in (video, output)]  # (F, h, CLIPS * w, 3)
@@ -45,7 +46,7 @@ def audio_preview(setting: Any, networks: Modules, state: TrainState, step: int,
         mel = networks["audio_decoder"].apply({"params": params["audio_decoder"]}, means)
         return networks["vocoder"].apply({"params": params["vocoder"]}, mel)  # type: ignore[return-value]
 
-    with jax.set_mesh(setting.mesh):
+    with jax.set_mesh(local_mesh(setting.mesh)):
         output = np.asarray(jax.jit(reconstruct)(state.weights, jnp.asarray(audio)), np.float32)
     for i, clip in enumerate(clips):
         path = folder / f"step_{step:06d}_{i + 1}.mp4"

@@ -15,7 +15,8 @@ from ltx_jax.errors import UserError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ltx-jax")
 # Settings that change how a run is watched and kept, not what it computes.
-FREE = frozenset({"checkpoint_every", "keep", "log_every", "sample_every", "workers", "on_error", "remat"})
+WATCHED = ("checkpoint_every", "keep", "log_every", "sample_every", "workers", "on_error")
+FREE = frozenset((*WATCHED, "remat", "accumulate", "max_skipped"))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -26,20 +27,23 @@ def write_json(path: Path, value: Any) -> None:
     temporary.replace(path)
 
 
-def differing_keys(ours: Any, theirs: Any, where: str = "") -> list[str]:
-    """Dotted keys in which two nested JSON values differ."""
+def differing_keys(ours: Any, theirs: Any, where: str = "", shared: bool = False) -> list[str]:
+    """Dotted keys in which two nested JSON values differ; shared: of those that both have."""
     if isinstance(ours, dict) and isinstance(theirs, dict):
-        keys = [*ours, *(k for k in theirs if k not in ours)]
-        pairs = [(k, ours.get(k), theirs.get(k)) for k in keys]  # a setting that one side lacks is off there
-        return [d for k, a, b in pairs for d in differing_keys(a, b, f"{where}.{k}" if where else k)]
-    off = (None, False)
-    return [] if ours == theirs or (ours in off and theirs in off) else [where]
+        keys = [k for k in dict.fromkeys((*ours, *theirs)) if not shared or (k in ours and k in theirs)]
+        missing = object()
+        pairs = [(k, ours.get(k, missing), theirs.get(k, missing)) for k in keys]
+        return [d for k, a, b in pairs for d in differing_keys(a, b, f"{where}.{k}" if where else k, shared)]
+    return [] if ours == theirs else [where]
 
 
 def check_config(ours: Any, theirs: Any, where: str) -> None:
-    """Raise UserError naming the keys in which a checkpoint's configuration is another one."""
+    """Raise UserError naming the keys in which a checkpoint's configuration is another one.
+
+    A setting that only one of them has is of a later version, whose default does what the earlier one did.
+    """
     ours = json.loads(json.dumps(ours))  # tuples become lists, as they did in the checkpoint
-    keys = [k for k in differing_keys(ours, theirs) if k.rpartition(".")[2] not in FREE]
+    keys = [k for k in differing_keys(ours, theirs, shared=True) if k.rpartition(".")[2] not in FREE]
     if keys:
         named = ", ".join(keys[:6]) + (f" and {len(keys) - 6} more" if len(keys) > 6 else "")
         raise UserError(f"'{where}' is of another configuration ({named}); use another workdir, or that configuration.")

@@ -5,13 +5,11 @@ moving average where there is one) and `finished.json`.
 """
 
 import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -21,7 +19,8 @@ from ltx_jax.data.config import DataConfig
 from ltx_jax.data.source import open_source
 from ltx_jax.errors import UserError
 from ltx_jax.models.text.tokenizer import Tokenizer
-from ltx_jax.parallel.program import replicated, with_shardings
+from ltx_jax.parallel.multihost import barrier, is_first, say, to_host
+from ltx_jax.parallel.program import place, replicated, replicated_like, with_shardings
 from ltx_jax.parallel.rules import param_shardings
 from ltx_jax.releases import Release
 from ltx_jax.training.build import (
@@ -76,7 +75,7 @@ def train(
         if name not in stages:
             continue
         if found.finished(name):
-            print(f"{name}: finished before, skipped", file=sys.stderr)
+            say(f"{name}: finished before, skipped")
             continue
         _run(setting, name, found, workdir / name)
     return found.all()
@@ -100,9 +99,12 @@ def _run(setting: Setting, name: StageName, found: "_Weights", folder: Path) -> 
     state = run_stage(stage, folder)
     weights = dict(state.weights)
     if name in STATISTICS:
-        weights[STATISTICS[name]] = statistics(setting, name, stage, weights)
-    save_weights(folder / WEIGHTS, jax.tree.map(jnp.asarray, weights))
-    write_json(folder / FINISHED, {"steps": stage.config.steps, "identity": stage.identity})
+        measured = statistics(setting, name, stage, weights)
+        weights[STATISTICS[name]] = place(measured, replicated_like(measured, setting.mesh))
+    save_weights(folder / WEIGHTS, weights)
+    if is_first():
+        write_json(folder / FINISHED, {"steps": stage.config.steps, "identity": stage.identity})
+    barrier(f"{name} is finished")
 
 
 class _Weights:
@@ -151,7 +153,7 @@ class _Weights:
         config = self._setting.config.dit
         if config.lora is not None or not config.train_text:  # what stayed frozen belongs to the model too
             trained["dit"] = {**(self.start("dit") or {}), **(trained["dit"] or {})}
-        return jax.device_get({part: tree for weights in trained.values() if weights for part, tree in weights.items()})
+        return to_host({part: tree for weights in trained.values() if weights for part, tree in weights.items()})
 
     def _of(self, name: StageName) -> dict[str, Any] | None:
         if (self._workdir / name / FINISHED).is_file():

@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from ltx_jax.parallel.program import replicated, with_shardings
-from ltx_jax.parallel.rules import param_shardings
+from ltx_jax.parallel.rules import param_shardings, spec
+from ltx_jax.training.config import StageConfig
+from ltx_jax.training.guard import GradientNorm, initial_norm
 
 Array = jax.Array
 
@@ -17,13 +19,15 @@ Array = jax.Array
 @struct.dataclass
 class TrainState:
     """step: int32 () completed updates. params: trainable parts by name, float32. opt_state: of the optimizer. ema:
-    moving average of params, or None. Frozen parts are no state: they are a second, unchanged argument of the step.
+    moving average of params, or None. norm: running gradient norm, where spikes are refused. Frozen parts are no
+    state: they are a second, unchanged argument of the step.
     """
 
     step: Array
     params: Any
     opt_state: Any
     ema: Any = None
+    norm: GradientNorm | None = None
 
     @property
     def weights(self) -> Any:
@@ -31,31 +35,46 @@ class TrainState:
         return self.params if self.ema is None else self.ema
 
 
-def initial_state(params: Any, optimizer: optax.GradientTransformation, ema: bool) -> TrainState:
+def initial_state(params: Any, optimizer: optax.GradientTransformation, config: StageConfig) -> TrainState:
     """The state before the first step, from parameters."""
-    average = jax.tree.map(jnp.copy, params) if ema else None
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), average)
+    average = jax.tree.map(jnp.copy, params) if config.ema_decay > 0 else None
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), average, initial_norm(config.guard))
 
 
 def abstract_state(
-    shapes: Any, axes: Any, optimizer: optax.GradientTransformation, ema: bool, mesh: Mesh
+    shapes: Any, axes: Any, optimizer: optax.GradientTransformation, config: StageConfig, mesh: Mesh
 ) -> TrainState:
     """The state's ShapeDtypeStructs with shardings; nothing is computed and no device is needed.
 
     shapes, axes: of the trainable parameters (models/layers.py: abstract_params). The optimizer's moments and the
     moving average are sharded as the parameters are; counters are replicated.
     """
-    state = jax.eval_shape(lambda p: initial_state(p, optimizer, ema), shapes)
+    state = jax.eval_shape(lambda p: initial_state(p, optimizer, config), shapes)
     shardings = param_shardings(axes, shapes, mesh)
-    moments = optax.tree_utils.tree_map_params(
-        optimizer,
-        lambda _, sharding: sharding,
-        state.opt_state,
-        shardings,
-        transform_non_params=lambda _: replicated(mesh),
-    )
-    average = shardings if ema else None
-    return with_shardings(state, TrainState(replicated(mesh), shardings, moments, average))
+    moments = _moment_shardings(state.opt_state, shapes, axes, mesh)
+    everywhere = jax.tree.map(lambda _: replicated(mesh), state.norm)
+    average = None if state.ema is None else shardings
+    return with_shardings(state, TrainState(replicated(mesh), shardings, moments, average, everywhere))  # type: ignore[arg-type]
+
+
+def _moment_shardings(opt_state: Any, shapes: Any, axes: Any, mesh: Mesh) -> Any:
+    """Shardings of an optimizer's state: what stands at a parameter's path is sharded as that parameter is.
+
+    A factored moment lacks one of the parameter's axes, and keeps the others' places. All else is replicated.
+    """
+    is_names = lambda a: isinstance(a, tuple) and all(n is None or isinstance(n, str) for n in a)
+    names = dict(jax.tree_util.tree_leaves_with_path(axes, is_leaf=is_names))
+    parameters = {path: (x.shape, names[path]) for path, x in jax.tree_util.tree_leaves_with_path(shapes)}
+
+    def leaf(path: tuple, x: jax.ShapeDtypeStruct) -> NamedSharding:
+        ends = (parameters[path[i:]] for i in range(len(path)) if path[i:] in parameters)
+        shape, kept = next(ends, ((), ()))
+        missing = [i for i in range(len(shape)) if x.shape == shape[:i] + shape[i + 1 :]]
+        if x.shape != shape:
+            kept = kept[: missing[0]] + kept[missing[0] + 1 :] if missing else ()
+        return NamedSharding(mesh, spec(kept, x.shape, mesh))
+
+    return jax.tree_util.tree_map_with_path(leaf, opt_state)
 
 
 def update_ema(ema: Any, params: Any, step: Array, decay: float) -> Any:

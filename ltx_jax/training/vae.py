@@ -21,7 +21,7 @@ from ltx_jax.models.latents import clip_log_variance, sample_latents
 from ltx_jax.random import named_key
 from ltx_jax.releases import Release
 from ltx_jax.training.config import AudioVAEStage, VideoVAEStage
-from ltx_jax.training.step import Metrics, sample_keys
+from ltx_jax.training.step import Metrics, Part, completed, sample_keys
 
 Array = jax.Array
 Batch = dict[str, Array]
@@ -41,12 +41,12 @@ class VideoVAEObjective:
     config: VideoVAEStage
     seed: int
 
-    def __call__(self, params: Any, frozen: Any, batch: Batch, step: Array) -> tuple[Array, Metrics]:
+    def __call__(self, params: Any, frozen: Any, batch: Batch, at: Array | Part) -> tuple[Array, Metrics]:
         """The weighted loss, () float32, and its terms with the PSNR in dB."""
         del frozen
-        video = pixels(self._window(batch["video"], step))
+        video = pixels(self._window(batch["video"], completed(at)))
         mean, log_variance = self.networks["video_encoder"].apply({"params": params["video_encoder"]}, video)
-        latents = reparameterize(mean, log_variance, sample_keys(self.seed, "video_vae", step, video.shape[0]))
+        latents = reparameterize(mean, log_variance, sample_keys(self.seed, "video_vae", at, video.shape[0]))
         output = self.networks["video_decoder"].apply({"params": params["video_decoder"]}, latents)
         output = output.astype(jnp.float32)  # type: ignore[union-attr]
         l1, gradient = jnp.mean(jnp.abs(output - video)), gradient_loss(output, video)
@@ -86,20 +86,20 @@ class AudioVAEObjective:
     config: AudioVAEStage
     seed: int
 
-    def __call__(self, params: Any, frozen: Any, batch: Batch, step: Array) -> tuple[Array, Metrics]:
+    def __call__(self, params: Any, frozen: Any, batch: Batch, at: Array | Part) -> tuple[Array, Metrics]:
         """The weighted loss, () float32, and its terms."""
         del frozen
         waveform, weight = batch["audio"], sample_weights(batch["has_audio"])
         whole = log_mel(waveform, self.audio)
-        mel = self._window(whole, step)
+        mel = self._window(whole, completed(at))
         mean, log_variance = self.networks["audio_encoder"].apply({"params": params["audio_encoder"]}, mel)
-        latents = reparameterize(mean, log_variance, sample_keys(self.seed, "audio_vae", step, mel.shape[0]))
+        latents = reparameterize(mean, log_variance, sample_keys(self.seed, "audio_vae", at, mel.shape[0]))
         output = self.networks["audio_decoder"].apply({"params": params["audio_decoder"]}, latents)
         frames = min(output.shape[1], mel.shape[1])  # type: ignore[union-attr]
         terms = {
             "mel": per_sample(jnp.abs(output[:, :frames] - mel[:, :frames])),  # type: ignore[index]
             "kl": per_sample(kl_divergence(mean, log_variance)),
-        } | self._vocoder_terms(params, waveform, whole, step)
+        } | self._vocoder_terms(params, waveform, whole, at)
         means = {name: jnp.sum(weight * jnp.where(weight > 0, term, 0)) for name, term in terms.items()}
         c = self.config
         weights = {
@@ -120,10 +120,10 @@ class AudioVAEObjective:
         start = jax.random.randint(key, (), 0, mel.shape[1] - size + 1)
         return jax.lax.dynamic_slice_in_dim(mel, start, size, axis=1)
 
-    def _vocoder_terms(self, params: Any, waveform: Array, mel: Array, step: Array) -> dict[str, Array]:
+    def _vocoder_terms(self, params: Any, waveform: Array, mel: Array, at: Array | Part) -> dict[str, Array]:
         """Terms per sample, each (B,)."""
         hop, segment = self.audio.hop_length, self.config.segment
-        keys = sample_keys(self.seed, "vocoder", step, mel.shape[0])
+        keys = sample_keys(self.seed, "vocoder", at, mel.shape[0])
         last = waveform.shape[-1] // hop - segment
         starts = jax.vmap(lambda key: jax.random.randint(key, (), 0, last + 1))(keys)
         cut = lambda x, start, size, axis: jax.lax.dynamic_slice_in_dim(x, start, size, axis)

@@ -1,5 +1,8 @@
 """Clip, decay and schedules at the points where their formulas can be read off."""
 
+import dataclasses
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -79,3 +82,48 @@ def test_options_that_would_do_nothing_are_refused():
         OptimizerConfig(steps=5, schedule=ScheduleConfig("warmup_cosine", warmup_steps=10))
     with pytest.raises(UserError, match="learning rate"):
         OptimizerConfig(learning_rate=0)
+
+
+def descend(config, steps=60):
+    """A badly scaled least-squares problem in a stacked kernel, minimised: the loss before and after."""
+    target = jnp.asarray(np.random.default_rng(0).normal(size=(2, 128, 128)), jnp.float32)
+    scale = jnp.logspace(-1, 1, 128)
+    loss = lambda p: jnp.mean((scale * (p["blocks"]["kernel"] - target)) ** 2)
+    optimizer, params = make_optimizer(config), {"blocks": {"kernel": jnp.zeros_like(target)}}
+
+    @jax.jit
+    def step(params, state):
+        updates, state = optimizer.update(jax.grad(loss)(params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    state = optimizer.init(params)
+    for _ in range(steps):
+        params, state = step(params, state)
+    return float(loss({"blocks": {"kernel": jnp.zeros_like(target)}})), float(loss(params)), state
+
+
+@pytest.mark.parametrize("name, rate", [("adamw", 0.05), ("adafactor", 0.05), ("muon", 0.25)])
+def test_every_optimizer_descends(name, rate):
+    config = OptimizerConfig(name, learning_rate=rate, weight_decay=0.0, schedule=ScheduleConfig("constant"))
+    before, after, _ = descend(config)
+    assert after < 0.3 * before
+
+
+def test_moments_in_bfloat16_are_stored_so_and_nearly_as_good():
+    config = OptimizerConfig(learning_rate=0.05, b2=0.99, weight_decay=0.0, schedule=ScheduleConfig("constant"))
+    small = dataclasses.replace(config, first_moment="bfloat16", second_moment="bfloat16")
+    (_, wanted, _), (_, after, state) = descend(config), descend(small)
+    assert abs(after - wanted) < 0.05 * wanted
+    moments = [x for x in jax.tree.leaves(state) if x.ndim == 3]
+    assert len(moments) == 2 and all(x.dtype == jnp.bfloat16 for x in moments)
+
+
+def test_moments_that_cannot_be_stored_so_are_refused():
+    with pytest.raises(UserError, match="rounded away"):
+        OptimizerConfig(second_moment="bfloat16")
+    with pytest.raises(UserError, match="no first_moment"):
+        OptimizerConfig("adafactor", first_moment="bfloat16")
+    with pytest.raises(UserError, match="Only adamw"):
+        OptimizerConfig("muon", b2=0.9, second_moment="bfloat16")
+    with pytest.raises(UserError, match="known: adamw"):
+        OptimizerConfig("sgd")  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.ad_checkpoint import checkpoint_name
 
 from ltx_jax.kernels.spec import Mask
 from ltx_jax.models.dit.adaln import add_gated, modulate, normed, per_token
@@ -174,7 +175,7 @@ class Block(nn.Module):
         own: dict[Modality, StreamLayers] = {
             m: StreamLayers(self.config, m, self.dtype, self.param_dtype, name=m) for m in self.runs
         }
-        x = dict(tokens)
+        x = {m: checkpoint_name(t, "block_input") for m, t in tokens.items()}
         for modality, layers in own.items():
             kept = row(KEEP_VIDEO_SELF if modality == "video" else KEEP_AUDIO_SELF)
             x[modality] = layers.attend(x[modality], inputs[modality], kept)

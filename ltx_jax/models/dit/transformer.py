@@ -24,11 +24,18 @@ from ltx_jax.parallel.rules import constrain
 from ltx_jax.streams import Context, Rotary, Stream, length_mask
 
 # What the backward pass finds stored; all else it computes again, block by block. None: remat is off.
+# "offload" is "full" whose one stored thing, the tokens that enter each block, waits in the host's memory.
 REMAT_POLICIES: dict[str, Callable | None] = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.save_only_these_names(
         "query", "key", "value", "attended", "attention_out", "mlp_hidden", "mlp_out"
+    ),
+    "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=["block_input"],
+        offload_src="device",
+        offload_dst="pinned_host",
     ),
 }
 

@@ -1,0 +1,53 @@
+"""Linear layers: weight gradients keep the parameters' type where the computation is narrower."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ltx_jax.models.layers import Linear, init_params
+from ltx_jax.parallel.mesh import MeshConfig, make_mesh
+
+KEYS = jax.random.split(jax.random.key(0), 3)
+
+
+def gradients(dtype, x, weight):
+    layer = Linear(6, ("embed", "mlp"), True, dtype)
+    params = jax.tree.map(lambda p: p + 0.1, init_params(layer, KEYS[0], x))
+    loss = lambda params, x: jnp.sum(layer.apply({"params": params}, x).astype(jnp.float32) * weight)
+    return jax.grad(loss, argnums=(0, 1))(params, x)
+
+
+def test_weight_gradients_of_a_bfloat16_computation_are_float32_sums():
+    x = jax.random.normal(KEYS[1], (2, 1000, 8)).astype(jnp.bfloat16)
+    weight = jax.random.normal(KEYS[2], (2, 1000, 6)).astype(jnp.bfloat16).astype(jnp.float32)
+    (ours, of_x), (exact, _) = gradients(jnp.bfloat16, x, weight), gradients(jnp.float32, x, weight)
+    assert of_x.dtype == jnp.bfloat16
+    for name, wanted in exact.items():  # the inputs are exact in bfloat16: only a rounded sum would differ
+        assert ours[name].dtype == jnp.float32
+        np.testing.assert_allclose(ours[name], wanted, rtol=1e-5, atol=1e-4)
+
+
+def test_a_float32_layer_computes_as_ever():
+    x = jax.random.normal(KEYS[1], (3, 5, 8))
+    layer = Linear(6, ("embed", "mlp"))
+    params = init_params(layer, KEYS[0], x)
+    text = jax.jit(lambda p, x: layer.apply({"params": p}, x)).lower(params, x).as_text()
+    assert "sharding" not in text and "convert" not in text
+
+
+@pytest.mark.parametrize("sizes", [(1, 4, 1, 2), (2, 2, 2, 1)], ids=str)
+def test_gradients_are_summed_over_the_devices_in_float32(sizes):
+    mesh = make_mesh(MeshConfig(*sizes), jax.devices()[:8])
+    x = jax.random.normal(KEYS[1], (8, 16, 8)).astype(jnp.bfloat16)
+    weight = jnp.ones((8, 16, 6))
+    expected = gradients(jnp.bfloat16, x, weight)[0]
+    with jax.set_mesh(mesh):
+        batch = jax.NamedSharding(mesh, jax.sharding.PartitionSpec(("data", "fsdp")))
+        compiled = jax.jit(gradients, static_argnums=0, in_shardings=batch)
+        got = compiled(jnp.bfloat16, x, weight)[0]
+        text = compiled.lower(jnp.bfloat16, x, weight).compile().as_text()
+    for name, wanted in expected.items():
+        np.testing.assert_allclose(got[name], wanted, rtol=1e-5, atol=1e-4)
+    reductions = [line for line in text.splitlines() if " all-reduce(" in line or " reduce-scatter(" in line]
+    assert any("f32[" in line for line in reductions)
