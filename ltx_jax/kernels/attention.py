@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ltx_jax.kernels import gpu, tpu
 from ltx_jax.kernels.blocked import blocked_attention
 from ltx_jax.kernels.context import attend, make_plan
 from ltx_jax.kernels.local import Kernel
@@ -14,11 +15,12 @@ from ltx_jax.kernels.reference import reference_attention
 from ltx_jax.kernels.sharded import on_mesh, query_partition
 from ltx_jax.kernels.spec import AttentionSpec, Mask
 from ltx_jax.kernels.tiles import tile_for
-from ltx_jax.kernels.tpu import tpu_attention, unsupported
 
 Array = jax.Array
 SMALL = 1024 * 1024  # query-key pairs up to which the plain form is as good and simpler to differentiate
 KERNEL_SMALL = 128 * 1024  # the same against a kernel
+KERNELS = {"tpu": "tpu", **dict.fromkeys(gpu.PLATFORMS, "gpu")}  # by the platform of the mesh's devices
+UNSUPPORTED: dict[str, Any] = {"tpu": tpu.unsupported, "gpu": gpu.unsupported}
 
 
 def attention(q: Array, k: Array, v: Array, mask: Mask = Mask(), spec: AttentionSpec = AttentionSpec()) -> Array:
@@ -36,18 +38,23 @@ def attention(q: Array, k: Array, v: Array, mask: Mask = Mask(), spec: Attention
     name = _choose(q, k, spec, mesh) if spec.implementation == "auto" else spec.implementation
     if name == "reference" and not _named(spec):
         return reference_attention(q, k, v, mask, spec)
-    tile = tile_for(mesh.abstract_device.device_kind) if name == "tpu" else None
-    kernel = Kernel("tpu", spec, tile) if name == "tpu" else Kernel("blocked", spec)
-    fits = (lambda heads: _takes(q, k, heads)) if name == "tpu" else (lambda heads: True)
-    plan = make_plan(kernel, q, k, spec, mesh, fits)
+    kind = "" if mesh.empty else mesh.abstract_device.device_kind
+    tile = tile_for(kind) if name == "tpu" else None
+    kernel = Kernel(name, spec, tile, kind) if name in UNSUPPORTED else Kernel("blocked", spec)
+    fits = lambda heads: name not in UNSUPPORTED or _takes(name, q, k, heads)
+    plan = None if name == "cudnn" else make_plan(kernel, q, k, spec, mesh, fits)
     if plan is not None:
         return attend(plan, q, k, v, mask)
-    if name == "tpu":
-        return on_mesh(functools.partial(tpu_attention, tile=tile), q, k, v, mask, spec, mesh)
-    local = reference_attention if name == "reference" else blocked_attention
+    local: dict[str, Any] = {
+        "reference": reference_attention,
+        "blocked": blocked_attention,
+        "tpu": functools.partial(tpu.tpu_attention, tile=tile),
+        "gpu": functools.partial(gpu.gpu_attention, device_kind=kind),
+        "cudnn": gpu.cudnn_attention,
+    }
     if mesh.empty or mesh.size == 1:
-        return local(q, k, v, mask, spec)
-    return on_mesh(local, q, k, v, mask, spec, mesh)
+        return local[name](q, k, v, mask, spec)
+    return on_mesh(local[name], q, k, v, mask, spec, mesh)
 
 
 def _named(spec: AttentionSpec) -> bool:
@@ -57,25 +64,21 @@ def _named(spec: AttentionSpec) -> bool:
 
 def _choose(q: Array, k: Array, spec: AttentionSpec, mesh: Any) -> str:
     pairs = q.shape[1] * k.shape[1]
-    if (
-        not mesh.empty
-        and mesh.abstract_device.platform == "tpu"
-        and (pairs > KERNEL_SMALL or _named(spec))
-        and _fits_kernel(q, k, spec, mesh)
-    ):
-        return "tpu"
+    kernel = None if mesh.empty else KERNELS.get(mesh.abstract_device.platform)
+    if kernel and (pairs > KERNEL_SMALL or _named(spec)) and _fits_kernel(kernel, q, k, spec, mesh):
+        return kernel
     return "reference" if pairs <= SMALL else "blocked"
 
 
-def _fits_kernel(q: Array, k: Array, spec: AttentionSpec, mesh: Any) -> bool:
+def _fits_kernel(name: str, q: Array, k: Array, spec: AttentionSpec, mesh: Any) -> bool:
     """Whether one device's share of the heads is what the kernel takes."""
     heads = query_partition(q.shape, spec, mesh)[2]
     axes = (heads,) if isinstance(heads, str) else heads or ()
     share = q.shape[2] // math.prod(mesh.shape[a] for a in axes)
-    return _takes(q, k, share)
+    return _takes(name, q, k, share)
 
 
-def _takes(q: Array, k: Array, heads: int) -> bool:
-    """Whether the TPU kernel takes `heads` heads of q and k."""
+def _takes(name: str, q: Array, k: Array, heads: int) -> bool:
+    """Whether the kernel `name` takes `heads` heads of q and k."""
     local = lambda x: jax.ShapeDtypeStruct((*x.shape[:2], heads, x.shape[3]), x.dtype)
-    return unsupported(local(q), local(k), local(k)) is None  # type: ignore[arg-type]
+    return UNSUPPORTED[name](local(q), local(k), local(k)) is None  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ window, then all blocks without masks, then the ragged end. Per score: a maximum
 half a conversion; per block one rescale of the accumulator.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -14,7 +15,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from ltx_jax.kernels import gpu_triton_common as common
-from ltx_jax.kernels.gpu_triton_common import FLOOR, HIDDEN, LN2, LOG2E, NN, NT, Array, Call, dot
+from ltx_jax.kernels.gpu_triton_common import FLOOR, HIDDEN, LN2, NN, NT, Array, Call, dot
 
 
 def forward(
@@ -26,6 +27,8 @@ def forward(
     N or 1, T or 1, S). A row that sees no key gives zeros and HIDDEN.
     """
     blocks, batch = call.tile.forward, q.shape[0]
+    if bias is not None:  # it takes registers beside the scores
+        blocks = dataclasses.replace(blocks, warps=8)
     out = (jax.ShapeDtypeStruct(q.shape, q.dtype), jax.ShapeDtypeStruct((batch, call.heads, call.queries), jnp.float32))
     queries, keys = common.head_spec(call.queries, call.head), common.head_spec(call.keys, call.head)
     return pl.pallas_call(
@@ -75,7 +78,7 @@ def attention_forward(
     fill = lambda value: jnp.full((bq,), value, jnp.float32)
     carry: Any = (jnp.zeros((bq, call.head), jnp.float32), fill(FLOOR), fill(0.0))
     ranges = common.key_ranges(call, blocks, i, length)
-    if keep is not None:
+    if keep is not None or q.dtype == jnp.float32:  # float32 has no registers left for a second loop
         carry = walk(True, ranges.first, ranges.last, carry)
     else:
         if call.window is not None:

@@ -10,7 +10,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from ltx_jax.kernels import blocked, tpu
+from ltx_jax.kernels import blocked, gpu, tpu
 from ltx_jax.kernels.spec import AttentionSpec, Mask
 from ltx_jax.kernels.tiles import Tile
 
@@ -20,11 +20,15 @@ HIDDEN = -1e30  # log-sum-exp of a row that sees no key, in every kernel
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """A kernel and its static settings (hashable). tile, interpret: of the TPU kernel; block: of the blocked form."""
+    """A kernel and its static settings (hashable).
 
-    name: Literal["blocked", "tpu"]
+    tile: of the TPU kernel; device_kind: of the GPU's, which looks its own up; block: of the blocked form.
+    """
+
+    name: Literal["blocked", "tpu", "gpu"]
     spec: AttentionSpec = AttentionSpec()
     tile: Tile | None = None
+    device_kind: str = ""
     interpret: bool = False
     block: int = blocked.BLOCK
 
@@ -33,6 +37,9 @@ class Kernel:
         if self.name == "tpu":
             settings = {"tile": self.tile, "interpret": self.interpret}
             return tpu.tpu_attention_with_statistics(q, k, v, mask, self.spec, **settings)
+        if self.name == "gpu":
+            settings = {"device_kind": self.device_kind, "interpret": self.interpret}
+            return gpu.gpu_attention_with_statistics(q, k, v, mask, self.spec, **settings)
         return blocked.blocked_attention_with_statistics(q, k, v, mask, self.spec, self.block)
 
     def backward(
@@ -42,6 +49,9 @@ class Kernel:
         if self.name == "tpu":
             settings = {"tile": self.tile, "interpret": self.interpret}
             return tpu.tpu_backward(q, k, v, mask, self.spec, lse, delta, d_out, **settings)
+        if self.name == "gpu":
+            settings = {"device_kind": self.device_kind, "interpret": self.interpret}
+            return gpu.gpu_backward(q, k, v, mask, self.spec, lse, delta, d_out, **settings)
         return blocked.blocked_backward(q, k, v, mask, self.spec, lse, delta, d_out, self.block)
 
     def scaled(self, width: int) -> tuple["Kernel", float]:

@@ -6,7 +6,7 @@ from typing import Literal
 import jax
 from flax import struct
 
-Implementation = Literal["auto", "reference", "blocked", "tpu"]
+Implementation = Literal["auto", "reference", "blocked", "tpu", "gpu", "cudnn"]
 Context = Literal["auto", "gather", "ring", "ulysses", "hybrid"]
 
 

@@ -1,4 +1,4 @@
-"""The Triton attention kernels compiled to machine code for cards that are not here; ptxas says registers and spills."""
+"""The Triton attention kernels compiled for cards that are not here; ptxas says registers and spills."""
 
 import importlib.util
 
