@@ -30,12 +30,17 @@ AXIS = "context"
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How one call runs on a mesh (hashable). exchange and ring factor the axis; merged: the queries are replicated."""
+    """How one call runs on a mesh (hashable).
+
+    exchange and ring factor the axis. pieces: parts of the heads, each traded and attended to on its own, so that the
+    trade of one hides behind the kernel of another. merged: the queries are replicated.
+    """
 
     kernel: Kernel
     mesh: Any
     exchange: Exchange
     ring: Ring
+    pieces: int = 1
     merged: bool = False
     batch: Any = None  # entries of the batch and head axes in a PartitionSpec
     heads: Any = None
@@ -54,6 +59,16 @@ class Plan:
     def statistics(self) -> PartitionSpec:
         """Where the log-sum-exp (B, N, T) lies."""
         return PartitionSpec(self.batch, self.heads, None if self.merged else AXIS)
+
+    @property
+    def saved(self) -> Any:
+        """Where what the backward pass reads lies: q, k, v, the output and the log-sum-exp of every piece."""
+        return ((self.queries, self.keys, self.keys, self.queries, self.statistics),) * self.pieces
+
+    def piece(self, x: Array, number: int) -> Array:
+        """(B, T, N, K) -> (B, T, N / pieces, K)."""
+        heads = x.shape[2] // self.pieces
+        return x[:, :, number * heads : (number + 1) * heads]
 
     def mask(self, mask: Mask) -> Any:
         """Where the parts of a mask lie: key positions whole on every device, as masks of keys are small."""
@@ -87,7 +102,9 @@ def make_plan(kernel: Kernel, q: Array, k: Array, spec: AttentionSpec, mesh: Any
     axes = (heads,) if isinstance(heads, str) else heads or ()
     own = q.shape[2] // math.prod(mesh.shape[a] for a in axes)
     size = _group(own, n, spec.context, fits)
-    return lies(Exchange(AXIS, n, size), Ring(AXIS, n // size, size))
+    left = own // size
+    pieces = 2 if size > 1 and left % 2 == 0 and fits(left // 2) else 1
+    return lies(Exchange(AXIS, n, size), Ring(AXIS, n // size, size), pieces)
 
 
 def _group(heads: int, devices: int, form: str, fits: Any) -> int:
@@ -127,7 +144,7 @@ def _attend_forward(plan: Plan, q: Array, k: Array, v: Array, mask: Mask) -> tup
         functools.partial(_merged_forward if plan.merged else _forward, plan),
         mesh=plan.mesh,
         in_specs=(plan.queries, plan.keys, plan.keys, plan.mask(mask)),
-        out_specs=(plan.queries, (plan.queries, plan.keys, plan.keys, plan.queries, plan.statistics)),
+        out_specs=(plan.queries, plan.saved),
         check_vma=False,  # a kernel does not say over which axes its output varies
     )
     out, saved = run(q, k, v, mask)
@@ -139,7 +156,7 @@ def _attend_backward(plan: Plan, residuals: Any, d_out: Array) -> tuple[Any, ...
     run = jax.shard_map(
         functools.partial(_merged_backward if plan.merged else _backward, plan),
         mesh=plan.mesh,
-        in_specs=((plan.queries, plan.keys, plan.keys, plan.queries, plan.statistics), plan.mask(mask), plan.queries),
+        in_specs=(plan.saved, plan.mask(mask), plan.queries),
         out_specs=(plan.queries, plan.keys, plan.keys),
         check_vma=False,
     )
@@ -151,17 +168,23 @@ attend.defvjp(_attend_forward, _attend_backward)
 
 def _forward(plan: Plan, q: Array, k: Array, v: Array, mask: Mask) -> tuple[Array, Any]:
     """One device's part. What is saved keeps the traded layout, (B, h T, N / h, K), in the place of (B, T, N, K)."""
-    q, k, v = (plan.exchange.to_heads(x) for x in (q, k, v))
-    out, lse = ring_forward(plan.kernel, plan.ring, q, k, v, _mask_of(plan, mask, q, k))
-    return plan.exchange.to_tokens(out), (q, k, v, out, lse)
+    outs, saved = [], []
+    for i in range(plan.pieces):
+        traded = [plan.exchange.to_heads(plan.piece(x, i)) for x in (q, k, v)]
+        out, lse = ring_forward(plan.kernel, plan.ring, *traded, _mask_of(plan, mask, i, *traded[:2]))
+        outs.append(plan.exchange.to_tokens(out))
+        saved.append((*traded, out, lse))
+    return jnp.concatenate(outs, axis=2), tuple(saved)
 
 
 def _backward(plan: Plan, saved: Any, mask: Mask, d_out: Array) -> tuple[Array, ...]:
-    q, k, v, out, lse = saved
-    d_out = plan.exchange.to_heads(d_out)
-    delta = row_products(out, d_out)
-    found = ring_backward(plan.kernel, plan.ring, q, k, v, _mask_of(plan, mask, q, k), lse, delta, d_out)
-    return tuple(plan.exchange.to_tokens(x) for x in found)
+    found = []
+    for i, (q, k, v, out, lse) in enumerate(saved):
+        d = plan.exchange.to_heads(plan.piece(d_out, i))
+        mask_of, delta = _mask_of(plan, mask, i, q, k), row_products(out, d)
+        gradients = ring_backward(plan.kernel, plan.ring, q, k, v, mask_of, lse, delta, d)
+        found.append([plan.exchange.to_tokens(x) for x in gradients])
+    return tuple(jnp.concatenate(parts, axis=2) for parts in zip(*found, strict=True))
 
 
 def _merged_forward(plan: Plan, q: Array, k: Array, v: Array, mask: Mask) -> tuple[Array, Any]:
@@ -171,21 +194,22 @@ def _merged_forward(plan: Plan, q: Array, k: Array, v: Array, mask: Mask) -> tup
     whole = jax.nn.logsumexp(jax.lax.all_gather(lse, AXIS), axis=0)  # (B, N, T)
     share = jnp.exp(lse - whole).transpose(0, 2, 1)[..., None]  # (B, T, N, 1)
     out = jax.lax.psum(out.astype(jnp.float32) * share, AXIS).astype(q.dtype)
-    return out, (q, k, v, out, whole)
+    return out, ((q, k, v, out, whole),)
 
 
 def _merged_backward(plan: Plan, saved: Any, mask: Mask, d_out: Array) -> tuple[Array, ...]:
-    q, k, v, out, lse = saved
+    q, k, v, out, lse = saved[0]
     own = _columns(mask, jax.lax.axis_index(AXIS), k.shape[1])
     dq, dk, dv = plan.kernel.backward(q, k, v, own, lse, row_products(out, d_out), d_out)
     return jax.lax.psum(dq.astype(jnp.float32), AXIS).astype(q.dtype), dk, dv
 
 
-def _mask_of(plan: Plan, mask: Mask, q: Array, k: Array) -> Any:
-    """The mask of this device's queries and heads as a function of the block of keys. q, k: traded."""
+def _mask_of(plan: Plan, mask: Mask, piece: int, q: Array, k: Array) -> Any:
+    """The mask of this device's queries and heads as a function of the block of keys. q, k: of the piece, traded."""
     bias, queries, keys = mask.bias, q.shape[1], k.shape[1]
     if bias is not None and bias.shape[1] > 1:
-        bias = jax.lax.dynamic_slice_in_dim(bias, plan.exchange.place() * q.shape[2], q.shape[2], axis=1)
+        first = (piece * plan.exchange.size + plan.exchange.place()) * q.shape[2]
+        bias = jax.lax.dynamic_slice_in_dim(bias, first, q.shape[2], axis=1)
     if bias is not None and bias.shape[2] > 1:
         bias = jax.lax.dynamic_slice_in_dim(bias, plan.ring.place() * queries, queries, axis=2)
     own = mask.replace(bias=bias)  # type: ignore[attr-defined]

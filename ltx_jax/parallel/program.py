@@ -31,7 +31,13 @@ class Program:
 
     def compile(self, compiler_options: Mapping[str, Any] | None = None) -> jax.stages.Compiled:
         """The executable: call it with arrays of the shapes and shardings of `abstract_args`."""
-        return self.lower().compile(compiler_options=dict(compiler_options) if compiler_options else None)
+        options = {**platform_options(self.mesh), **(compiler_options or {})}
+        return self.lower().compile(compiler_options=options or None)
+
+
+def platform_options(mesh: Mesh) -> dict[str, Any]:
+    """Compiler options of every program for the mesh's devices: on TPU, all-to-all transfers run beside kernels."""
+    return {"xla_tpu_enable_async_all_to_all": True} if mesh.devices.flat[0].platform == "tpu" else {}
 
 
 def make_program(

@@ -15,7 +15,7 @@ from ltx_jax.kernels.spec import AttentionSpec, Mask
 from ltx_jax.kernels.tiles import Tile
 from ltx_jax.parallel.mesh import MeshConfig, make_mesh
 
-BATCH, TOKENS, HEADS, WIDTH = 2, 16, 4, 8
+BATCH, TOKENS, HEADS, WIDTH = 2, 16, 8, 8
 TILE = Tile(queries=128, keys=128, strip=128, backward_queries=128, backward_keys=128)
 
 
@@ -103,7 +103,7 @@ def test_replicated_queries_merge_partial_results(sizes, kind):
     check(results, exact(q, k, v, mask, d_out))
 
 
-def plan_of(form, sizes, kernel, q, k):
+def plan_of(form, kernel, q, k):
     return make_plan(kernel, q, k, spec(form), jax.sharding.get_abstract_mesh(), lambda heads: True)
 
 
@@ -114,7 +114,7 @@ def test_the_tpu_kernel_in_interpret_mode(form):
     kernel = Kernel("tpu", AttentionSpec(), TILE, interpret=True)
 
     def call(q, k, v):
-        return attend(plan_of(form, None, kernel, q, k), q, k, v, mask)
+        return attend(plan_of(form, kernel, q, k), q, k, v, mask)
 
     check(value_and_gradients((1, 1, 2, 1), call, q, k, v, d_out)[:], exact(q, k, v, mask, d_out))
 
@@ -126,8 +126,15 @@ def test_the_tpu_kernel_in_interpret_mode(form):
 def test_heads_are_traded_as_far_as_they_go(heads, sizes, trade, ring):
     x = jax.ShapeDtypeStruct((2, 16, heads, 8), jnp.float32)
     with jax.set_mesh(make_mesh(MeshConfig(*sizes), jax.devices()[: math.prod(sizes)])):
-        plan = plan_of("auto", sizes, Kernel("blocked"), x, x)
+        plan = plan_of("auto", Kernel("blocked"), x, x)
     assert (plan.exchange.size, plan.ring.size) == (trade, ring)
+
+
+@pytest.mark.parametrize(("form", "heads", "pieces"), [("ulysses", 8, 1), ("ulysses", 16, 2), ("ring", 16, 1)])
+def test_heads_are_halved_where_one_half_can_hide_the_trade_of_the_other(form, heads, pieces):
+    x = jax.ShapeDtypeStruct((2, 16, heads, 8), jnp.float32)
+    with jax.set_mesh(make_mesh(MeshConfig(1, 1, 8, 1))):
+        assert plan_of(form, Kernel("blocked"), x, x).pieces == pieces
 
 
 def test_keys_that_are_not_sharded_need_no_plan():
