@@ -46,7 +46,7 @@ class PrecomputedClips:
     Raises UserError when there is no complete sample, or a file cannot be read.
     """
 
-    model = None  # the files do not say what made them
+    model: dict[str, str] | None = None  # the files do not say what made them
     captions = False
 
     def __init__(self, root: Path, scale: Shape, audio_width: int, progress: bool = True):

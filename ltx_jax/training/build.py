@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from ltx_jax.bundle import Modules, modules
 from ltx_jax.config import to_mapping
 from ltx_jax.data.config import DataConfig
+from ltx_jax.data.mixture import Mixture
 from ltx_jax.data.pipeline import Batches
 from ltx_jax.data.source import Source, collate
 from ltx_jax.diffusion.geometry import VideoShape
@@ -51,7 +52,7 @@ class Setting:
     config: TrainingConfig
     data: DataConfig
     mesh: Mesh
-    source: Source
+    source: Source | Mixture
     tokenizer: Tokenizer | None
     latents: Path
     sample: SampleCallback | None = None

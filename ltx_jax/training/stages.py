@@ -15,7 +15,10 @@ from jax.sharding import Mesh
 
 from ltx_jax.checkpoints.load import load_bundle
 from ltx_jax.checkpoints.orbax import load_weights, save_weights
+from ltx_jax.config import require
 from ltx_jax.data.config import DataConfig
+from ltx_jax.data.datasets import open_clips
+from ltx_jax.data.mixture import Mixture
 from ltx_jax.data.source import open_source
 from ltx_jax.errors import UserError
 from ltx_jax.models.text.tokenizer import Tokenizer
@@ -32,6 +35,7 @@ from ltx_jax.training.build import (
     vae_stage,
 )
 from ltx_jax.training.build_dit import NETWORKS, check_start, dit_stage
+from ltx_jax.training.build_prepared import prepared_stage
 from ltx_jax.training.config import STAGES, StageName, TrainingConfig
 from ltx_jax.training.dit import abstract_trainable
 from ltx_jax.training.loop import run_stage
@@ -64,7 +68,10 @@ def train(
     user can mend.
     """
     make_workdir(workdir)
-    source = open_source(data, workdir)
+    source = open_clips(data, release.video_vae.scale_factors, release.audio_vae.token_width)
+    source = source or open_source(data, workdir)
+    encoded = isinstance(source, Mixture)
+    require(not encoded or set(stages) == {"dit"}, "Encoded clips can only train the transformer: add --stage=dit.")
     setting = Setting(release, config, data, mesh, source, tokenizer, workdir / "latents", sample_callback)
     if "dit" in stages:
         check_start(config.dit, init_from)
@@ -92,7 +99,9 @@ def make_workdir(workdir: Path) -> None:
 def _run(setting: Setting, name: StageName, found: "_Weights", folder: Path) -> None:
     """Train one stage and leave its weights and marker behind."""
     start = found.start(name)
-    if name == "dit":
+    if isinstance(setting.source, Mixture):
+        stage = prepared_stage(setting, setting.source, start, found.encoders)
+    elif name == "dit":
         stage = dit_stage(setting, start, found.encoders())
     else:
         stage = vae_stage(setting, name, start)
