@@ -137,6 +137,13 @@ def barrier(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
+def first_then_all(name: str, work: Callable[[], Any]) -> Any:
+    """`work` in the first process, then in the others, which find on the disk what it left."""
+    result = work() if is_first() else None
+    barrier(name)
+    return result if is_first() else work()
+
+
 def to_host(tree: Any) -> Any:
     """The arrays of `tree` whole, as NumPy arrays, on every process. All processes must call it."""
     return jax.device_get(tree) if jax.process_count() == 1 else jax.tree.map(_whole, tree)

@@ -18,11 +18,15 @@ from ltx_jax.parallel import rules
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A jitted function, the ShapeDtypeStructs (with shardings) of its arguments, and the mesh it is traced under."""
+    """A jitted function, the ShapeDtypeStructs (with shardings) of its arguments, and the mesh it is traced under.
+
+    model_flops: of one run, over all devices, without what is computed twice to save memory; it traces when called.
+    """
 
     jitted: Any
     abstract_args: tuple[Any, ...]
     mesh: Mesh
+    model_flops: Callable[[], float] | None = None
 
     def lower(self) -> jax.stages.Lowered:
         """The program as StableHLO for the mesh's devices, which need not exist on this machine."""
@@ -88,6 +92,6 @@ def place(tree: Any, abstract: Any) -> Any:
 
 
 def _place(x: np.ndarray, abstract: jax.ShapeDtypeStruct) -> jax.Array:
-    if jax.process_count() == 1:
+    if jax.process_count() == 1 or abstract.sharding.is_fully_addressable:
         return jax.device_put(x, abstract.sharding)
     return jax.make_array_from_process_local_data(abstract.sharding, x, abstract.shape)  # type: ignore[arg-type]

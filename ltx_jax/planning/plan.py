@@ -12,10 +12,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ltx_jax.experiment import Experiment
+from ltx_jax.parallel.chips import GIB
 from ltx_jax.parallel.program import Program
 from ltx_jax.planning import buffers, hlo
 from ltx_jax.planning.roofline import Roofline, roofline
-from ltx_jax.planning.topology import GIB, Topology
+from ltx_jax.planning.topology import Topology
 from ltx_jax.planning.traffic import Collective, Totals, totals
 from ltx_jax.planning.workload import Workload, make_programs, model_flops, program_flops
 

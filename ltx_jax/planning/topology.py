@@ -10,34 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ltx_jax.errors import UserError
+from ltx_jax.parallel.chips import CHIPS, Chip
 
 DEVICES = Path(__file__).parents[1] / "parallel" / "devices"
-GIB = 1 << 30
 
 
-@dataclasses.dataclass(frozen=True)
-class Chip:
-    """One device: hbm in bytes, peak dense bfloat16 FLOP/s, HBM bytes/s, link bytes/s (all its links together)."""
-
-    hbm: float
-    flops: float
-    bandwidth: float
-    link: float
-
-
-# Public data sheets. TPU memory is what the data sheet says; programs get a little less.
-CHIPS = {
-    "v5e": Chip(16 * GIB, 197e12, 819e9, 200e9),
-    "v5p": Chip(95 * GIB, 459e12, 2765e9, 600e9),
-    "v6e": Chip(32 * GIB, 918e12, 1640e9, 448e9),
-    "tpu7x": Chip(96 * GIB, 1153e12, 3690e9, 600e9),  # per device; a chip is two of them
-    "h100": Chip(80e9, 989e12, 3350e9, 450e9),
-    "h200": Chip(141e9, 989e12, 4800e9, 450e9),
-    "b200": Chip(180e9, 2250e12, 7700e9, 900e9),
-    "a100": Chip(80e9, 312e12, 2039e9, 300e9),
-    "rtx4090": Chip(24e9, 165e12, 1008e9, 32e9),
-    "rtx5090": Chip(32e9, 210e12, 1792e9, 64e9),
-}
 TPUS = {"v5e", "v5p", "v6e", "tpu7x"}
 
 

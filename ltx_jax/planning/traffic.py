@@ -11,7 +11,7 @@ import math
 import re
 from collections import Counter
 
-from ltx_jax.planning.flops import valid_pairs
+from ltx_jax.parallel.flops import valid_pairs
 from ltx_jax.planning.hlo import Instruction, Module, Shape, first_group, trip_count
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute")

@@ -17,10 +17,10 @@ from ltx_jax.diffusion.geometry import VideoShape, latent_shape
 from ltx_jax.diffusion.guidance import PASSES, Guidance
 from ltx_jax.diffusion.sample import Plan, State, make_plan
 from ltx_jax.experiment import Experiment
+from ltx_jax.parallel.flops import jaxpr_flops
 from ltx_jax.parallel.program import Program
 from ltx_jax.pipelines import programs
 from ltx_jax.pipelines.states import empty_audio, empty_video, make_state
-from ltx_jax.planning.flops import jaxpr_flops
 from ltx_jax.training.config import DiTStage
 from ltx_jax.training.dit import make_dit_program
 from ltx_jax.training.lora import LoRAConfig

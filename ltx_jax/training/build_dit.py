@@ -19,6 +19,7 @@ from ltx_jax.data.references import ReferenceSource, WithReferences, reference_f
 from ltx_jax.data.source import Source
 from ltx_jax.models.text.features import stack_states
 from ltx_jax.models.text.tokenizer import Tokenizer
+from ltx_jax.parallel.multihost import first_then_all, local_mesh
 from ltx_jax.parallel.program import batch_like, place
 from ltx_jax.training import vae
 from ltx_jax.training.build import Params, Setting, make_initializer, networks
@@ -132,7 +133,8 @@ def clip_rows(
 
 def caption_features(setting: Setting, store: LatentStore, params: Params) -> TextFeatures:
     """The features of all captions of the store, made by the frozen text encoder and kept beside the clips."""
-    nets, tokenizer = networks(setting.release, "float32", setting.mesh), setting.tokenizer
+    mesh, tokenizer = local_mesh(setting.mesh), setting.tokenizer
+    nets = networks(setting.release, "float32", mesh)
 
     @jax.jit
     def run(params: Params, ids: jax.Array, mask: jax.Array) -> Any:
@@ -142,16 +144,17 @@ def caption_features(setting: Setting, store: LatentStore, params: Params) -> Te
     def encode_text(captions: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         assert tokenizer is not None
         ids, mask = tokenizer(captions)
-        with jax.set_mesh(setting.mesh):
+        with jax.set_mesh(mesh):
             batch = {"ids": ids, "mask": mask}
-            placed = place(batch, batch_like(batch, setting.mesh))
+            placed = place(batch, batch_like(batch, mesh))
             video, audio = run(params, placed["ids"], placed["mask"])
         return np.asarray(video), np.asarray(audio), mask
 
     captions = store_captions(store)
     texts = zlib.crc32("\n".join(captions).encode())
     folder = setting.latents.with_name(f"{setting.latents.name}_text")
-    return encode_captions(captions, encode_text, folder, f"{texts:08x} {checksum(params)}")
+    fingerprint = f"{texts:08x} {checksum(params)}"
+    return first_then_all("captions", lambda: encode_captions(captions, encode_text, folder, fingerprint))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,15 +174,19 @@ class TokenBatch:
 def encode(
     setting: Setting, source: Source, encoders: Params, length: int, folder: Path, batch: int = 16
 ) -> LatentStore:
-    """Clips as normalised tokens on disk, encoded with the trained autoencoders; `length` audio tokens each."""
-    nets = networks(setting.release, "float32", setting.mesh)
+    """Clips as normalised tokens on disk, encoded with the trained autoencoders; `length` audio tokens each.
+
+    Of several processes the first one encodes, into a folder that all see.
+    """
+    mesh = local_mesh(setting.mesh)
+    nets = networks(setting.release, "float32", mesh)
     pixels = lambda params, video: video_tokens(nets, params, vae.pixels(video))
     sound = lambda params, waveform: audio_tokens(nets, params, waveform, length)
     encode_video, encode_audio = jax.jit(pixels), jax.jit(sound)
 
     def both(video: np.ndarray, audio: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        abstract = batch_like({"video": video, "audio": audio}, setting.mesh)
-        with jax.set_mesh(setting.mesh):
+        abstract = batch_like({"video": video, "audio": audio}, mesh)
+        with jax.set_mesh(mesh):
             placed = place({"video": video, "audio": audio}, abstract)
             tokens = encode_video(encoders, placed["video"]), encode_audio(encoders, placed["audio"])
         return np.asarray(tokens[0]), np.asarray(tokens[1])
@@ -187,7 +194,8 @@ def encode(
     names = ("video_encoder", "video_statistics", "audio_encoder", "audio_statistics")
     encoders = {name: encoders[name] for name in names}
     clips = setting.config.dit.clips
-    return encode_clips(source, both, clips, folder, f"{source.fingerprint} {checksum(encoders)} {clips}", batch=batch)
+    fingerprint = f"{source.fingerprint} {checksum(encoders)} {clips}"
+    return first_then_all("clips", lambda: encode_clips(source, both, clips, folder, fingerprint, batch=batch))
 
 
 def checksum(tree: Any) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 
 from ltx_jax.checkpoints.orbax import Checkpoints
 from ltx_jax.errors import UserError
+from ltx_jax.parallel.chips import peak_flops
 from ltx_jax.parallel.multihost import is_first, say, termination, to_host
 from ltx_jax.parallel.program import Program, place
 from ltx_jax.training.config import StageConfig
@@ -40,8 +41,7 @@ class Stage:
 
     initialize: the state before step 0, on the devices. frozen: second argument of the step, on the devices. identity:
     the configuration, JSON-able, that a checkpoint must agree with. preview: called with (state, step, folder).
-    buckets: where batches say a "bucket", the program and frozen argument of each, of one state. flops: of a step's
-    network over all devices, and peak: FLOP/s of all devices together, 0 where they are not known.
+    buckets: where batches say a "bucket", the program and frozen argument of each, of one state.
     """
 
     name: str
@@ -53,8 +53,6 @@ class Stage:
     identity: dict[str, Any]
     preview: Callable[[TrainState, int, Path], None] | None = None
     buckets: Mapping[str, tuple[Program, Any]] = dataclasses.field(default_factory=dict)
-    flops: float = 0.0
-    peak: float = 0.0
 
 
 class CompiledSteps:
@@ -87,7 +85,7 @@ def run_stage(stage: Stage, folder: Path) -> TrainState:
     """
     config = stage.config
     with contextlib.ExitStack() as stack:
-        speed = Speed(stage.flops, stage.peak)
+        speed = _speed(stage.program)
         checkpoints = Checkpoints(folder / "checkpoints", config.keep)
         stack.callback(checkpoints.close)
         batches = stage.batches()
@@ -205,6 +203,11 @@ def _restore(stage: Stage, checkpoints: Checkpoints, batches: Batches) -> tuple[
     batches.set_state(position)
     say(f"{stage.name}: going on from step {latest} in {checkpoints.folder}")
     return state, latest
+
+
+def _speed(program: Program) -> Speed:
+    peak = peak_flops(program.mesh)
+    return Speed(program.model_flops() if peak and program.model_flops else 0.0, peak)
 
 
 def _due(step: int, every: int) -> bool:

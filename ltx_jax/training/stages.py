@@ -193,4 +193,5 @@ class _Weights:
             width = release.video_vae.latent_channels if name == "video_vae" else release.audio_vae.token_width
             vector = jax.ShapeDtypeStruct((width,), np.float32, sharding=replicated(setting.mesh))
             abstract[STATISTICS[name]] = {"mean": vector, "std": vector}
-        return load_weights(folder, abstract)
+        weights = load_weights(folder, abstract)
+        return weights if jax.process_count() == 1 else to_host(weights)  # a process can read its own shards alone

@@ -4,6 +4,8 @@ A stage is an objective: a function (params, frozen, batch, at) -> (loss, metric
 from (seed, step, position in the global batch), so that neither the mesh nor accumulation changes them.
 """
 
+import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +15,7 @@ import optax
 from flax import struct
 from jax.sharding import Mesh
 
+from ltx_jax.parallel.flops import function_flops
 from ltx_jax.parallel.program import Program, make_program, replicated
 from ltx_jax.parallel.rules import constrain_divisible
 from ltx_jax.random import named_key
@@ -61,8 +64,16 @@ def make_train_program(
             after, metrics["skipped"] = accept(config.guard, state, after, loss, norm)
         return after, metrics
 
+    def model_flops() -> float:
+        with jax.set_mesh(mesh):
+            forward = function_flops(objective, state.params, frozen, batch, state.step)
+        size = lambda tree: sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
+        trained, fixed = size(state.params), size(frozen.get("params", {}))
+        return forward * (2 + trained / (trained + fixed))  # backward: to activations, and to weights that learn
+
     out = (shardings, replicated(mesh))
-    return make_program(train_step, (state, frozen, batch), mesh, out_shardings=out, donate=1)
+    program = make_program(train_step, (state, frozen, batch), mesh, out_shardings=out, donate=1)
+    return dataclasses.replace(program, model_flops=model_flops)
 
 
 def loss_and_gradients(

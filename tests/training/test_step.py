@@ -99,3 +99,11 @@ def test_settings_that_cannot_be_are_refused():
         GuardConfig(spike=0.5)
     with pytest.raises(UserError, match="refuses steps"):
         GuardConfig(spike=2.0, max_skipped=0)
+
+
+def test_model_flops_leave_out_what_parts_and_remat_repeat():
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    batch = batch_like({"x": STRUCT((8, 6), jnp.float32)}, mesh)
+    for config in (CONFIG, dataclasses.replace(CONFIG, accumulate=2)):
+        program = make_train_program(objective, config, SHAPES, AXES, {}, batch, mesh)
+        assert program.model_flops() == 3 * 2 * 8 * 6 * 4

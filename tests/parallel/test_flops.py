@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ltx_jax.planning.flops import function_flops, valid_pairs
+from ltx_jax.parallel.flops import function_flops, valid_pairs
 
 
 def test_products_count_two_per_multiply_add():
