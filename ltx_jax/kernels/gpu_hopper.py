@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from ltx_jax.kernels.gpu_hopper_backward import backward
 from ltx_jax.kernels.gpu_hopper_common import LOG2E, Array, Call
 from ltx_jax.kernels.gpu_hopper_forward import forward
-from ltx_jax.kernels.gpu_tiles import HOPPER_TILES, HopperTile
+from ltx_jax.kernels.gpu_tiles import HOPPER_TILES, HopperTile, hopper_tile
 from ltx_jax.kernels.reference import visible
 from ltx_jax.kernels.spec import AttentionSpec, Mask
 
@@ -44,7 +44,7 @@ def hopper_attention(
     """softmax(scale q k^T) v. q: (B, T, N, K); k, v: (B, S, N, K). Returns (B, T, N, K) in q's dtype.
 
     Differentiable in q, k, v. Softmax and sums in float32. A query whose keys are all hidden gives zeros and passes no
-    gradient; hidden keys and values may hold anything, NaN included. tile: block sizes, by default HOPPER_TILES'.
+    gradient; hidden keys and values may hold anything, NaN included. tile: block sizes, by default `hopper_tile`'s.
     Raises NotImplementedError for what `unsupported` names.
     """
     return hopper_forward(q, k, v, mask, spec, tile=tile)
@@ -81,7 +81,7 @@ def hopper_forward(
         float(scale),
         limited,
         mask.keep is not None,
-        tile or HOPPER_TILES[width],
+        tile or hopper_tile(width, mask.keep is not None),
         q.dtype,
     )
     seen = visible(mask, spec, queries, keys)  # (B, 1, 1, S) or None

@@ -3,8 +3,13 @@
 Both recompute the weights p = exp2(s c - l), l the log-sum-exp in units of log2, and ds = p (do v^T - delta), delta the
 row sums of do * out less the statistics' own gradient. The kernel of dk and dv holds its scores transposed, keys on
 rows, so that p and ds are left operands in registers for dv += p^T do and dk += ds^T q; it needs no mask at all, since
-the rows of hidden keys are dropped once at the end. Seven products where the forward has two: at the peak the two
-kernels do 5 / 7 of the "useful" 5 products per pair.
+the rows of hidden keys are dropped once at the end.
+
+Seven products are made where five are counted as useful (both kernels recompute scores and their slopes), so that the
+bound is 5 / 7 of the peak. Main loops at width 128, instructions of a thread, from the machine code: dq, 64 scores a
+step: 430, of them 32 HGMMA, 64 each of MUFU, FFMA, FADD and FMUL, 32 F2FP; dk and dv, 32 scores a step: 336, of them 32
+HGMMA, 32 each of MUFU, FFMA, FADD, FMUL and F2FP, 16 LDS. The products of a step take 1,536 (dq) and 1,024 cycles, the
+rest fits beside them when the two warpgroups of a block alternate.
 """
 
 from typing import Any

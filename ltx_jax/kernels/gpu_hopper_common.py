@@ -187,7 +187,7 @@ def run_kernel(body: Any, name: str, out_type: list[Any], grid: tuple[int, ...],
         num_threads=workers + 1,
         thread_name="wg",
         kernel_name=name,
-        compiler_params=plgpu.CompilerParams(approx_math=True, unsafe_no_auto_barriers=True),
+        compiler_params=plgpu.CompilerParams(approx_math=True, unsafe_no_auto_barriers=True, reduction_scratch_bytes=0),
     )(*arguments)
 
 

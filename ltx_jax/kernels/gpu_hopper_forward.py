@@ -11,13 +11,17 @@ A ring of barriers (`turn`) lets one warpgroup at a time issue its two products,
 the products of the others. ptxas would move the wait for O above the arithmetic, which it may; storing the sums, which
 need every exponential, to shared memory pins it below.
 
-The main loop at head width 128, per thread and step of 64 scores: 24 HGMMA (8 of 64x128x16, 16 of 64x64x16), 66 MUFU
-(one exponential a score), 68 FFMA, 66 FMUL (64 of them the rescaling), 66 FADD, 68 FMNMX, 32 F2FP, 2 STS and about 100
-of addresses and barriers, in 518 instructions; 64: 12 HGMMA, 34 FMUL and the rest alike, in 445. Tensor cores need
-1,024 cycles a step and warpgroup (512 at width 64); two (three) warpgroups' exponentials need 512 each of the
-multi-function units, other instructions about 450 of the issue slots. So at width 128 the products are the bound
-(exponentials fill half of their time: nothing but waiting keeps it from the peak); at width 64 exponentials take as
-long as the products, and the bound is the peak only at perfect overlap. These are counts of machine code, not clocks.
+Main loops at the default tiles, instructions of a thread, from the machine code (counts, not clocks):
+
+    width 128, 96 scores a step: 684, of them 32 HGMMA (8 of 64x192x16, 24 of 64x64x16), 98 MUFU (one exponential a
+    score), 100 FFMA, 66 FMUL (64 rescale O), 98 FADD, 100 FMNMX, 48 F2FP, 2 STS, about 140 of addresses and barriers
+    width 64, 64 scores a step: about 445, of them 12 HGMMA, 66 MUFU, 68 FFMA, 34 FMUL, 66 FADD, 68 FMNMX, 32 F2FP
+
+that is 111 FFMA + FMUL per 64 scores at width 128 and 102 at 64. As a bound: a step of a warpgroup keeps the tensor
+cores busy for 1,536 cycles at width 128 (512 at 64), the multi-function units (four lanes a cycle and quarter of a
+multiprocessor) for 784 (528), the issue slots for 684 (445). With two warpgroups at width 128 the exponentials and
+the rest fill about half of the products' time: the products are the bound, and only what fails to overlap keeps the
+kernel from the peak. At width 64 exponentials take as long as the products (97% of the peak at perfect overlap).
 """
 
 from typing import Any

@@ -41,8 +41,14 @@ class HopperTile:
             require(getattr(self, name) >= 2, f"HopperTile.{name} is {getattr(self, name)}; at least 2 overlap.")
 
 
-# By head width.
+# By head width. Three workers leave 160 registers each, enough at width 64; at 128 two hold the larger step.
 HOPPER_TILES = {
-    64: HopperTile(workers=3, keys=128, slots=2),
-    128: HopperTile(workers=2, keys=128, slots=2),
+    64: HopperTile(workers=3, keys=128, slots=3, dq_keys=128, dq_slots=3, dkv_queries=128, dkv_slots=3),
+    128: HopperTile(workers=2, keys=192, slots=2, dq_keys=128, dq_slots=2, dkv_queries=64, dkv_slots=2),
 }
+
+
+def hopper_tile(width: int, kept: bool) -> HopperTile:
+    """The tile for a head width. kept: with a key mask, whose rows find no room beside the largest step."""
+    tile = HOPPER_TILES[width]
+    return dataclasses.replace(tile, keys=min(tile.keys, 128)) if kept else tile

@@ -102,16 +102,19 @@ def _mosaic(work: Path) -> list[Kernel]:
 
 
 def _triton(work: Path) -> list[Kernel]:
-    """XLA dumps Triton's PTX with that of its own fusions; its list of launches says which are custom kernels."""
+    """XLA dumps Triton's PTX with that of its own fusions; the program's custom calls name our kernels."""
+    program = "\n".join(path.read_text(errors="replace") for path in work.glob("*gpu_after_optimizations.txt"))
+    calls = [line for line in program.splitlines() if 'custom_call_target="__gpu$xla.gpu.triton"' in line]
+    ours = {name for line in calls for name in re.findall(r'\bname = "(\w+)"', line)}
     launches = "\n".join(path.read_text() for path in work.glob("*thunk_sequence.txt"))
     shared = dict(re.findall(r"kCustomKernel.*?(\w+) grid:.*shared_memory: (\d+) bytes", launches))
     kernels = []
     for path in sorted(work.glob("module_*.ptx")):
-        if any(f".entry {name}(" in path.read_text() for name in shared):
+        if any(f".entry {name}" in path.read_text() for name in ours):
             kernels += [
-                dataclasses.replace(kernel, shared_memory_bytes=int(shared[kernel.name]))
+                dataclasses.replace(kernel, shared_memory_bytes=int(shared.get(kernel.name, 0)))
                 for kernel in parse(assemble(path))
-                if kernel.name in shared
+                if any(kernel.name.startswith(name) for name in ours)  # XLA numbers equal names
             ]
     return kernels
 
