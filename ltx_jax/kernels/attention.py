@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from ltx_jax.kernels import gpu, tpu
 from ltx_jax.kernels.blocked import blocked_attention
@@ -27,7 +28,8 @@ def attention(q: Array, k: Array, v: Array, mask: Mask = Mask(), spec: Attention
     """Multi-head attention. q: (B, T, N, K); k, v: (B, S, G, K) with N a multiple of G (grouped heads are repeated).
 
     Returns (B, T, N, K) in q's dtype; scores and softmax statistics are float32. See AttentionSpec and Mask. The
-    mesh's device kind decides between implementations, not the devices of this machine.
+    mesh's device kind decides between implementations, not the devices of this machine. For remat policies, the result
+    (and the statistics, where the kernel is ours) has the name "attended".
     """
     groups = q.shape[2] // k.shape[2]
     if groups * k.shape[2] != q.shape[2]:
@@ -37,7 +39,7 @@ def attention(q: Array, k: Array, v: Array, mask: Mask = Mask(), spec: Attention
     mesh = jax.sharding.get_abstract_mesh()
     name = _choose(q, k, spec, mesh) if spec.implementation == "auto" else spec.implementation
     if name == "reference" and not _named(spec):
-        return reference_attention(q, k, v, mask, spec)
+        return checkpoint_name(reference_attention(q, k, v, mask, spec), "attended")
     kind = "" if mesh.empty else mesh.abstract_device.device_kind
     tile = tile_for(kind) if name == "tpu" else None
     kernel = Kernel(name, spec, tile, kind) if name in UNSUPPORTED else Kernel("blocked", spec)
@@ -52,9 +54,9 @@ def attention(q: Array, k: Array, v: Array, mask: Mask = Mask(), spec: Attention
         "gpu": functools.partial(gpu.gpu_attention, device_kind=kind),
         "cudnn": gpu.cudnn_attention,
     }
-    if mesh.empty or mesh.size == 1:
-        return local[name](q, k, v, mask, spec)
-    return on_mesh(local[name], q, k, v, mask, spec, mesh)
+    alone = mesh.empty or mesh.size == 1
+    out = local[name](q, k, v, mask, spec) if alone else on_mesh(local[name], q, k, v, mask, spec, mesh)
+    return out if name == "tpu" else checkpoint_name(out, "attended")  # the TPU kernel names what it keeps
 
 
 def _named(spec: AttentionSpec) -> bool:

@@ -35,7 +35,8 @@ def blocked_attention_with_statistics(
     Both are differentiable, so that results over parts of the keys can be merged.
     """
     static, arrays = _prepare(q, k, v, mask, spec, block)
-    out, lse = _attend(static, *arrays)
+    results: Any = _attend(static, *arrays)
+    out, lse = results
     return _from_blocks(out, q.shape[1]), _rows(lse, q.shape[1])
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
 from ltx_jax.config import require
@@ -172,6 +173,7 @@ def _forward(plan: Plan, q: Array, k: Array, v: Array, mask: Mask) -> tuple[Arra
     for i in range(plan.pieces):
         traded = [plan.exchange.to_heads(plan.piece(x, i)) for x in (q, k, v)]
         out, lse = ring_forward(plan.kernel, plan.ring, *traded, _mask_of(plan, mask, i, *traded[:2]))
+        out, lse = checkpoint_name(out, "attended"), checkpoint_name(lse, "attended")
         outs.append(plan.exchange.to_tokens(out))
         saved.append((*traded, out, lse))
     return jnp.concatenate(outs, axis=2), tuple(saved)
@@ -194,6 +196,7 @@ def _merged_forward(plan: Plan, q: Array, k: Array, v: Array, mask: Mask) -> tup
     whole = jax.nn.logsumexp(jax.lax.all_gather(lse, AXIS), axis=0)  # (B, N, T)
     share = jnp.exp(lse - whole).transpose(0, 2, 1)[..., None]  # (B, T, N, 1)
     out = jax.lax.psum(out.astype(jnp.float32) * share, AXIS).astype(q.dtype)
+    out, whole = checkpoint_name(out, "attended"), checkpoint_name(whole, "attended")
     return out, ((q, k, v, out, whole),)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.pallas import tpu as pltpu
 
 from ltx_jax.kernels.spec import AttentionSpec, Mask
@@ -127,7 +128,8 @@ def _attend(call: Call, q: Array, k: Array, v: Array, lengths: Array, keep: Any,
 
 
 def _attend_forward(call: Call, q: Array, k: Array, v: Array, lengths: Array, keep: Any, bias: Any) -> Any:
-    out, lse = forward(call, q, k, v, lengths, keep, bias)
+    results = forward(call, q, k, v, lengths, keep, bias)
+    out, lse = (checkpoint_name(x, "attended") for x in results)  # a remat policy that keeps these runs no kernel twice
     return (out, lse[:, :, 0]), (q, k, v, lengths, keep, bias, out, lse)
 
 

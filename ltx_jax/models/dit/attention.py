@@ -78,7 +78,7 @@ class Attention(nn.Module):
             q, k = rotate(q, rope_q, self.rope_type), rotate(k, rope_q if rope_k is None else rope_k, self.rope_type)
         q, k, v = checkpoint_name(q, "query"), checkpoint_name(k, "key"), checkpoint_name(v, "value")
         spec = AttentionSpec(query_tokens=self.tokens, key_tokens=y_tokens)
-        o = checkpoint_name(attention(q, k, v, mask, spec), "attended")  # (B, T, N, K)
+        o = attention(q, k, v, mask, spec)  # (B, T, N, K)
         if keep is not None:
             o = jnp.where(keep[..., None] > 0, o, v)
         if self.gated:
