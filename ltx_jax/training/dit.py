@@ -112,15 +112,14 @@ class DiTObjective:
         """Video and audio as one mode wants them."""
         streams: list[NoisyStream | None] = []
         for name in ("video", "audio"):
-            own, sigma = mode.stream(name), None
-            if mode.shared_sigma and streams and streams[0] is not None:
-                sigma = streams[0].sigma
-            streams.append(
-                None if own is None else noise_stream(
-                    own, batch[name], draws[name], self.sizes.grids[name], sigmas=self.config.sigmas,
-                    scale=self.sizes.cell, masks=masks[name], reference=batch.get(f"{name}_reference"), sigma=sigma,
-                )
-            )  # fmt: skip
+            own, before = mode.stream(name), streams[0] if streams else None
+            if own is None:
+                streams.append(None)
+                continue
+            options = {"sigmas": self.config.sigmas, "scale": self.sizes.cell, "masks": masks[name]}
+            options |= {"reference": batch.get(f"{name}_reference")}
+            options |= {"sigma": before.sigma if mode.shared_sigma and before is not None else None}
+            streams.append(noise_stream(own, batch[name], draws[name], self.sizes.grids[name], **options))
         return streams
 
     def _keep(self, video: NoisyStream | None, audio: NoisyStream | None) -> Array | None:

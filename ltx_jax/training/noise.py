@@ -124,7 +124,17 @@ def noise_stream(
     return _with_reference(noisy, reference, used)
 
 
-def _noised(mode, x0, draws, grid, sigmas, scale, masks, length, sigma) -> NoisyStream:
+def _noised(
+    mode: StreamMode,
+    x0: Array,
+    draws: Draws,
+    grid: Grid,
+    sigmas: SigmaConfig,
+    scale: tuple[int, int],
+    masks: Mapping[str, Array] | None,
+    length: Array | None,
+    sigma: Array | None,
+) -> NoisyStream:
     """A generated stream (3.3, 3.4); arguments as of `noise_stream`."""
     batch, tokens, _ = x0.shape
     if sigma is None:
