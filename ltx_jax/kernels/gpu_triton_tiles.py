@@ -52,7 +52,7 @@ _LARGE_SHARED = {  # A100 163 KiB, Hopper and Blackwell 227 KiB
 # Parts of jax.Device.device_kind; the first that is found counts.
 TRITON_TILES = {"A100": _LARGE_SHARED, "H100": _LARGE_SHARED, "H200": _LARGE_SHARED, "B200": _LARGE_SHARED}
 # float32 inputs, any card.
-_FLOAT32 = TritonTile(Blocks(32, 32, 8, 1), Blocks(32, 32, 8, 1), Blocks(32, 32, 8, 1))
+_FLOAT32 = TritonTile(Blocks(32, 32, 8, 1), Blocks(32, 16, 8, 1), Blocks(32, 32, 8, 1))
 
 
 def triton_tile(device_kind: str, width: int, dtype: Any) -> TritonTile:
