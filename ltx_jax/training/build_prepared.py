@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 
 from ltx_jax.config import require
@@ -15,6 +14,7 @@ from ltx_jax.data.prepared import FeatureBatch, Item, place_text, stack_clips
 from ltx_jax.diffusion.geometry import VideoShape
 from ltx_jax.errors import UserError
 from ltx_jax.models.text.tokenizer import Tokenizer
+from ltx_jax.parallel.multihost import batch_share
 from ltx_jax.parallel.program import Program, place
 from ltx_jax.releases import Release
 from ltx_jax.training.build import Params, Setting, make_initializer
@@ -50,12 +50,13 @@ def prepared_stage(
     }
     objective = make_dit_objective(release, config, shape_of(clips.buckets[0]), setting.mesh, setting.config.seed)
     collate = CaptionBatch(setting.tokenizer) if config.train_text else FeatureBatch(release.text_length)
+    share, shares = batch_share(setting.mesh, config.batch_size)
     return Stage(
         name="dit", config=config, program=first, frozen=programs[clips.buckets[0].name][1], buckets=programs,
         initialize=make_initializer(setting, first, "dit", *first_values(setting, objective, start)),
         batches=lambda: BucketBatches(
             clips, setting.data.seed, config.batch_size, collate, workers=setting.data.workers,  # type: ignore[arg-type]
-            process_index=jax.process_index(), process_count=jax.process_count(),
+            process_index=share, process_count=shares,
         ),
         identity=setting.identity("dit"),
         preview=None if decoders is None else preview(setting, start, decoders),
