@@ -1,0 +1,151 @@
+"""Training on clips that were encoded beforehand: several buckets, stored text, resume, what does not fit."""
+
+import dataclasses
+import os
+import signal
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+from tiny import tiny_release
+
+from ltx_jax import experiment as experiments
+from ltx_jax.bundle import NETWORKS, Bundle, modules
+from ltx_jax.checkpoints.orbax import load_weights
+from ltx_jax.checkpoints.save import save_bundle
+from ltx_jax.data.buckets import parse_buckets
+from ltx_jax.data.clips import ClipRules
+from ltx_jax.data.config import DataConfig
+from ltx_jax.data.encode import EncoderSpec, model_identity
+from ltx_jax.data.engines import LocalEngine
+from ltx_jax.data.prepare import prepare
+from ltx_jax.data.prepared import PreparedClips
+from ltx_jax.data.toyworld import ToyWorldConfig, render
+from ltx_jax.errors import UserError
+from ltx_jax.experiment import Experiment, run_training, toy_tokenizer
+from ltx_jax.media.video import write_video
+from ltx_jax.parallel.mesh import MeshConfig, make_mesh
+from ltx_jax.training import loop
+from ltx_jax.training.config import DiTStage, TrainingConfig
+from ltx_jax.training.lora import LoRAConfig
+from ltx_jax.training.metrics import read_metrics
+from ltx_jax.training.optimizer import OptimizerConfig, ScheduleConfig
+from ltx_jax.training.parts import initial_parts
+
+STAGE = DiTStage(
+    steps=4, batch_size=2, checkpoint_every=2, log_every=1, sample_every=0, ema_decay=0.0, train_text=False,
+    optimizer=OptimizerConfig(learning_rate=1e-3, schedule=ScheduleConfig("constant")), lora=LoRAConfig(rank=2),
+)  # fmt: skip
+
+
+def mesh():
+    return make_mesh(MeshConfig(), jax.devices()[:1])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs(tmp_path_factory):
+    """Programs that several runs compile are compiled once, and no samples are made."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("programs")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiments, "write_samples", lambda *_: None)  # sampling has its own tests
+        yield
+    jax.config.update("jax_compilation_cache_dir", None)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A model of random weights: its folder."""
+    release, folder = tiny_release(), tmp_path_factory.mktemp("model")
+    with jax.set_mesh(mesh()):
+        params = initial_parts(release, modules(release), NETWORKS, 0)
+    widths = {"video_statistics": release.video_vae.latent_channels, "audio_statistics": release.audio_vae.token_width}
+    for part, width in widths.items():
+        params[part] = {"mean": np.zeros(width, np.float32), "std": np.ones(width, np.float32)}
+    save_bundle(Bundle(release, params, toy_tokenizer(release.text_length)), folder, ml_dtypes.bfloat16)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prepared(model, tmp_path_factory):
+    """Square and wide clips of the toy world, prepared with that model."""
+    root = tmp_path_factory.mktemp("data")
+    for i in range(5):
+        video = render(0, i, ToyWorldConfig(16, 5)).video
+        video = np.concatenate([video, video], axis=2) if i > 2 else video
+        write_video(root / "in" / f"{i}.mp4", video, 8)
+        (root / "in" / f"{i}.txt").write_text("a red circle")
+    rules = ClipRules(parse_buckets(["16x16x5", "32x16x5"], 8.0), 16000)
+    spec = EncoderSpec(str(model), batch=2)
+    engine = LocalEngine(spec.open(mesh()), 0)
+    prepare(str(root / "in"), root / "out", rules, engine, model_identity(spec.bundle()), batch=2, progress=False)
+    return root / "out"
+
+
+def run(prepared, model, workdir, **changes):
+    experiment = Experiment(
+        tiny_release(), data=DataConfig(path=str(prepared), frames=5, height=16, width=16),
+        training=TrainingConfig(dit=dataclasses.replace(STAGE, **changes)),
+    )  # fmt: skip
+    run_training(experiment, mesh(), workdir, ("dit",), model)
+    return workdir
+
+
+def losses(workdir):
+    return [row["loss"] for row in read_metrics(workdir / "dit")]
+
+
+def test_stored_clips_are_what_the_model_makes_of_the_files(prepared, model):
+    clips = PreparedClips(prepared)
+    assert sorted((b.name, n) for b, n in clips.buckets.items()) == [("16x16x5@8", 3), ("32x16x5@8", 2)]
+    bucket = min(clips.buckets)
+    item = clips.item(bucket, 0)
+    encoder = EncoderSpec(str(model)).open(mesh())
+    assert item["caption"] == "a red circle" and not item["has_audio"]
+    for name, features in encoder.text(["a red circle", "a blue square"])[0].items():
+        np.testing.assert_allclose(item[name], features.astype(np.float32), atol=1e-2)
+
+
+def test_a_lora_trains_on_all_buckets_and_resumes_bit_for_bit(prepared, model, tmp_path):
+    whole = run(prepared, model, tmp_path / "whole")
+    with pytest.raises(SystemExit):
+        stop_at(2, lambda: run(prepared, model, tmp_path / "parts"))
+    run(prepared, model, tmp_path / "parts")
+    assert losses(whole) == losses(tmp_path / "parts") and len(losses(whole)) == 4
+    weights = [(folder / "lora.safetensors").read_bytes() for folder in (whole, tmp_path / "parts")]
+    assert weights[0] == weights[1]
+
+
+def stop_at(step, function):
+    """Run, with a SIGTERM at `step`."""
+    real = loop._Run._advance
+
+    def advance(self, number, metrics):
+        real(self, number, metrics)
+        if number == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop._Run, "_advance", advance)
+        function()
+
+
+def test_the_whole_transformer_and_its_text_encoder_can_be_trained_too(prepared, model, tmp_path):
+    for name, changes in (("frozen", {"train_text": False}), ("text", {"train_text": True})):
+        workdir = run(prepared, model, tmp_path / name, lora=None, steps=1, **changes)
+        assert np.isfinite(losses(workdir)).all()
+        trained = load_weights(workdir / "dit" / "weights", None)
+        assert ("text" in trained) == (name == "text")
+
+
+def test_what_does_not_fit_gets_a_sentence(prepared, model, tmp_path):
+    with pytest.raises(UserError, match="--init_from"):
+        run(prepared, None, tmp_path / "a")
+    release = dataclasses.replace(tiny_release(), text_length=24)
+    experiment = Experiment(release, data=DataConfig(path=str(prepared)), training=TrainingConfig(dit=STAGE))
+    with pytest.raises(UserError):
+        run_training(experiment, mesh(), tmp_path / "b", ("dit",), model)
+    with pytest.raises(UserError, match="--stage=dit"):
+        run_all = Experiment(tiny_release(), data=DataConfig(path=str(prepared), frames=5, height=16, width=16))
+        run_training(run_all, mesh(), tmp_path / "c", ("video_vae", "audio_vae", "dit"))
