@@ -59,7 +59,7 @@ def model(tmp_path_factory):
     """A model of random weights: its folder."""
     release, folder = tiny_release(), tmp_path_factory.mktemp("model")
     with jax.set_mesh(mesh()):
-        params = initial_parts(release, modules(release), NETWORKS, 0)
+        params = jax.jit(lambda: initial_parts(release, modules(release), NETWORKS, 0))()
     widths = {"video_statistics": release.video_vae.latent_channels, "audio_statistics": release.audio_vae.token_width}
     for part, width in widths.items():
         params[part] = {"mean": np.zeros(width, np.float32), "std": np.ones(width, np.float32)}
