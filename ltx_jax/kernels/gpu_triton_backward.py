@@ -3,6 +3,9 @@
 p = exp2(s c - lse), dp = do v^T, ds = p (dp - delta) with delta = rowsum(do o) - dlse; dv = p^T do,
 dk = scale ds^T q and dq = scale ds k. Both recompute the scores (seven products and two exp2 per pair instead of five
 and one): a single kernel would have to sum dq by atomics, whose order, and so the result, changes from run to run.
+
+At the default tiles for sm_80 and width 128 the main loops are 440 instructions with 128 HMMA and 16 exp2 (dk, dv) and
+284 with 96 HMMA and 16 exp2 (dq): at 8 cycles an HMMA, tensor cores are the bound in both.
 """
 
 import functools

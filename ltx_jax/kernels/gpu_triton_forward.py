@@ -3,6 +3,10 @@
 One program holds a block of queries and walks the keys that it sees: first those that need masks at the near edge of a
 window, then all blocks without masks, then the ragged end. Per score: a maximum, a multiply-add, one exp2, a sum and
 half a conversion; per block one rescale of the accumulator.
+
+At the default tile for sm_80 and width 128 the main loop is 311 instructions for 16 scores a thread: 64 HMMA, 40 LDSM,
+18 exp2, 16 FFMA, 68 FMUL (64 of them the rescale). The tensor cores need 512 cycles of a warp for that, the other
+instructions 247: with full overlap they are the bound, with none 67% of the peak is left.
 """
 
 import dataclasses
