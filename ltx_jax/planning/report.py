@@ -3,8 +3,8 @@
 from collections import Counter
 from typing import Any
 
-from ltx_jax.planning.plan import Report
 from ltx_jax.parallel.chips import GIB
+from ltx_jax.planning.plan import Report
 from ltx_jax.planning.workload import Workload
 
 
