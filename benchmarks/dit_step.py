@@ -36,11 +36,12 @@ from ltx_jax.models.dit.config import DiTConfig
 from ltx_jax.models.dit.rope import rotary_tables
 from ltx_jax.models.dit.transformer import DiT, example_inputs
 from ltx_jax.models.layers import abstract_params
+from ltx_jax.parallel.chips import CHIPS
+from ltx_jax.parallel.flops import jaxpr_flops
 from ltx_jax.parallel.mesh import MeshConfig, make_mesh
 from ltx_jax.parallel.program import Program, batch_like, make_program, place, replicated_like, with_shardings
 from ltx_jax.parallel.rules import param_shardings
-from ltx_jax.planning.flops import jaxpr_flops
-from ltx_jax.planning.topology import CHIPS, topology
+from ltx_jax.planning.topology import topology
 from ltx_jax.releases import release
 from ltx_jax.streams import Context, Stream
 
