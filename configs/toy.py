@@ -15,7 +15,8 @@ def get_config():
     training = config.training
     training.video_vae.update(steps=2000, batch_size=8, window=9, kl_weight=1e-3, sample_every=500)
     training.video_vae.optimizer.learning_rate = 5e-4
-    training.audio_vae.optimizer.learning_rate = 7e-4
-    training.audio_vae.update(steps=700, batch_size=8, window=97, sample_every=350)
+    training.audio_vae.update(steps=1000, batch_size=8, window=97, segment=32, sample_every=500)
+    training.audio_vae.update(stft_weight=0.1, mel_weight=0.1, waveform_weight=1.0)
+    training.audio_vae.optimizer.learning_rate = 5e-4
     training.dit.update(steps=1500, batch_size=32, clips=4096, sample_every=500)
     return config

@@ -21,9 +21,9 @@ from ltx_jax.checkpoints.names.video_vae import (
 from ltx_jax.conformance.case import Case
 from ltx_jax.errors import UserError
 from ltx_jax.kernels.neighbourhood import neighbourhood_attention
+from ltx_jax.models import latents as statistics
 from ltx_jax.models import tiling
 from ltx_jax.models.splits import Interval, by_count, by_size, temporal_frames, trapezoid, with_sacrificial_start
-from ltx_jax.models import latents as statistics
 from ltx_jax.models.video_vae.blocks import AttnBlock, DepthToSpaceUpsample, ResnetBlock, SpaceToDepthDownsample
 from ltx_jax.models.video_vae.config import VideoVAEConfig
 from ltx_jax.models.video_vae.conv import CausalConv3d, platform_conv_impl

@@ -16,7 +16,9 @@ COLORS: dict[str, tuple[int, int, int]] = {
     "red": (225, 35, 35), "green": (35, 190, 55), "blue": (45, 75, 235), "yellow": (240, 220, 40),
     "cyan": (45, 210, 220), "magenta": (225, 50, 205), "orange": (245, 135, 25), "white": (245, 245, 245),
 }  # fmt: skip
-SHAPES: dict[str, float] = {"circle": 440.0, "square": 330.0, "triangle": 587.0, "diamond": 784.0}  # pitch in Hz
+# Pitches in Hz are multiples of 100, the mel frames per second of the toy's audio, and all phases count from the clip's
+# beginning: then every frame of a tone holds the same wave, and a vocoder of two minutes' training can say it exactly.
+SHAPES: dict[str, float] = {"circle": 400.0, "square": 300.0, "triangle": 600.0, "diamond": 800.0}
 SIZES: dict[str, float] = {"small": 0.14, "": 0.19, "big": 0.25}  # radius as a share of the picture
 BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "black": (12, 12, 14), "gray": (72, 72, 76), "navy": (16, 22, 58), "brown": (62, 42, 28), "teal": (14, 56, 54),
@@ -161,7 +163,7 @@ def _sound(truth: Truth, config: ToyWorldConfig) -> np.ndarray:
     """A short decaying tone per bounce over a very soft hum of the background."""
     samples = int(config.frames / config.fps * config.sample_rate)
     time = np.arange(samples) / config.sample_rate
-    hum = 0.004 * np.sin(2 * np.pi * (90 + 15 * list(BACKGROUNDS).index(truth.background)) * time)
+    hum = 0.004 * np.sin(2 * np.pi * 100 * (1 + list(BACKGROUNDS).index(truth.background)) * time)
     audio = np.stack([hum, hum])
     for bounce in truth.bounces:
         start = int(bounce.time * config.sample_rate)
@@ -171,7 +173,8 @@ def _sound(truth: Truth, config: ToyWorldConfig) -> np.ndarray:
         pitch = SHAPES[truth.shapes[bounce.body]]
         overtone = 2 + HARMONICS[truth.colors[bounce.body]] % 4
         mix = 0.25 + 0.5 * (HARMONICS[truth.colors[bounce.body]] // 4)
-        wave = np.sin(2 * np.pi * pitch * t) + mix * np.sin(2 * np.pi * overtone * pitch * t)
+        phase = 2 * np.pi * pitch * time[start:]
+        wave = np.sin(phase) + mix * np.sin(overtone * phase)
         envelope = np.minimum(t / 0.005, 1) * np.exp(-t / 0.12)
         loud = 0.12 + 0.25 * min(bounce.speed, 1.0)
         pan = np.clip(bounce.x, 0, 1) * np.pi / 2

@@ -97,7 +97,8 @@ class VideoVAEStage(StageConfig):
 class AudioVAEStage(StageConfig):
     """The audio encoder and decoder on log-mel, and the vocoder on true log-mel.
 
-    kl_weight: beside the L1 on log-mel. stft_weight, mel_weight, waveform_weight: of the vocoder's losses.
+    kl_weight: beside the L1 on log-mel. stft_weight, mel_weight, waveform_weight: of the vocoder's losses; the last one
+    (the squared error of the samples) only teaches where the mel determines the phase, as in the toy world.
     window: mel frames of the random window of each batch that the autoencoder is trained on (1 + 4 k), None for whole
     clips. segment: mel frames of the random crops that the vocoder learns from. statistics_batches: as for video.
     """
@@ -107,7 +108,7 @@ class AudioVAEStage(StageConfig):
     kl_weight: float = 1e-4
     stft_weight: float = 1.0
     mel_weight: float = 1.0
-    waveform_weight: float = 1.0
+    waveform_weight: float = 0.0
     window: int | None = None
     segment: int = 48
     statistics_batches: int = 32

@@ -31,6 +31,7 @@ AUDIO_PARTS = ("audio_encoder", "audio_decoder", "vocoder")
 SCALES = (1, 2, 4)  # pixels averaged, for the gradient loss
 RESOLUTIONS = ((256, 64), (512, 128), (1024, 256))  # (n_fft, hop) of the STFT loss
 STFT_FLOOR = 1e-3
+WAVEFORM_FLOOR = 1e-4  # mean square: what is quieter counts less
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +135,7 @@ class AudioVAEObjective:
         return {
             "vocoder_stft": stft_loss(output, truth),
             "vocoder_mel": per_sample(jnp.abs(log_mel(output, self.audio) - log_mel(truth, self.audio))),
-            "vocoder_waveform": per_sample(jnp.abs(output - truth)),
+            "vocoder_waveform": waveform_loss(output, truth),
         }
 
 
@@ -197,6 +198,11 @@ def stft_loss(output: Array, target: Array) -> Array:
         total += norm(ours - truth) / norm(truth)
         total += per_sample(jnp.abs(jnp.log(ours + STFT_FLOOR) - jnp.log(truth + STFT_FLOOR)))
     return total / len(RESOLUTIONS)
+
+
+def waveform_loss(output: Array, target: Array) -> Array:
+    """Squared error in shares of the target's power; (B, 2, L) -> (B,). For sounds whose phase can be foretold."""
+    return per_sample(jnp.square(output - target)) / (per_sample(jnp.square(target)) + WAVEFORM_FLOOR)
 
 
 def per_sample(x: Array) -> Array:
