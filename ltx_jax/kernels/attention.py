@@ -13,7 +13,7 @@ from ltx_jax.kernels.blocked import blocked_attention
 from ltx_jax.kernels.context import attend, make_plan
 from ltx_jax.kernels.local import Kernel
 from ltx_jax.kernels.reference import reference_attention
-from ltx_jax.kernels.sharded import on_mesh, query_partition
+from ltx_jax.kernels.sharded import kernel_on_mesh, on_mesh, query_partition
 from ltx_jax.kernels.spec import AttentionSpec, Mask
 from ltx_jax.kernels.tiles import tile_for
 
@@ -47,6 +47,9 @@ def attention(q: Array, k: Array, v: Array, mask: Mask = Mask(), spec: Attention
     plan = None if name == "cudnn" else make_plan(kernel, q, k, spec, mesh, fits)
     if plan is not None:
         return attend(plan, q, k, v, mask)
+    alone = mesh.empty or mesh.size == 1
+    if name == "tpu" and not alone:
+        return kernel_on_mesh(kernel, mesh, q, k, v, mask)
     local: dict[str, Any] = {
         "reference": reference_attention,
         "blocked": blocked_attention,
@@ -54,9 +57,8 @@ def attention(q: Array, k: Array, v: Array, mask: Mask = Mask(), spec: Attention
         "gpu": functools.partial(gpu.gpu_attention, device_kind=kind),
         "cudnn": gpu.cudnn_attention,
     }
-    alone = mesh.empty or mesh.size == 1
     out = local[name](q, k, v, mask, spec) if alone else on_mesh(local[name], q, k, v, mask, spec, mesh)
-    return out if name == "tpu" else checkpoint_name(out, "attended")  # the TPU kernel names what it keeps
+    return out if name == "tpu" else checkpoint_name(out, "attended")  # the TPU kernel names its own
 
 
 def _named(spec: AttentionSpec) -> bool:

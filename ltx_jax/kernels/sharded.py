@@ -4,12 +4,16 @@ Batch, query tokens and heads stay where the rules table puts them; keys and val
 and audio keys they are so anyway. context.py has the forms that never hold all keys of a long stream.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
+from ltx_jax.kernels.local import Kernel, row_products
 from ltx_jax.kernels.spec import AttentionSpec, Mask
 from ltx_jax.parallel.rules import spec as partition
 
@@ -25,7 +29,56 @@ def query_partition(shape: tuple[int, ...], spec: AttentionSpec, mesh: Any) -> P
 
 def on_mesh(local: Local, q: Array, k: Array, v: Array, mask: Mask, spec: AttentionSpec, mesh: Any) -> Array:
     """`local` on every device of `mesh` for its part of q: (B, T, N, K); k, v: (B, S, N, K). Returns (B, T, N, K)."""
-    batch, tokens, heads, _ = query_partition(q.shape, spec, mesh)
+    queries, keys, _, places = _places(q.shape, mask, spec, mesh)
+    run = jax.shard_map(
+        lambda q, k, v, mask: local(q, k, v, mask, spec),
+        mesh=mesh,
+        in_specs=(queries, keys, keys, places),
+        out_specs=queries,
+        check_vma=False,  # a kernel does not say over which axes its output varies
+    )
+    return run(q, k, v, mask)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def kernel_on_mesh(kernel: Kernel, mesh: Any, q: Array, k: Array, v: Array, mask: Mask) -> Array:
+    """As `on_mesh`, with gradients by the kernel's own backward half, so that a remat policy can keep what it reads.
+
+    Differentiable in q, k, v (not in the bias).
+    """
+    return _kernel_forward(kernel, mesh, q, k, v, mask)[0]
+
+
+def _kernel_forward(kernel: Kernel, mesh: Any, q: Array, k: Array, v: Array, mask: Mask) -> tuple[Array, Any]:
+    queries, keys, rows, places = _places(q.shape, mask, kernel.spec, mesh)
+    specs = {"in_specs": (queries, keys, keys, places), "out_specs": (queries, rows)}
+    results = jax.shard_map(kernel.forward, mesh=mesh, **specs, check_vma=False)(q, k, v, mask)
+    out, lse = (checkpoint_name(x, "attended") for x in results)
+    return out, (q, k, v, mask, out, lse)
+
+
+def _kernel_backward(kernel: Kernel, mesh: Any, saved: Any, d_out: Array) -> tuple[Any, ...]:
+    q, _, _, mask, _, _ = saved
+    queries, keys, rows, places = _places(q.shape, mask, kernel.spec, mesh)
+
+    def device(q: Array, k: Array, v: Array, mask: Mask, out: Array, lse: Array, d_out: Array) -> tuple[Array, ...]:
+        dq, dk, dv = kernel.backward(q, k, v, mask, lse, row_products(out, d_out), d_out)
+        if queries[1] is not None:  # every device saw other queries
+            total = jax.lax.psum((dk.astype(jnp.float32), dv.astype(jnp.float32)), queries[1])
+            dk, dv = total[0].astype(k.dtype), total[1].astype(v.dtype)
+        return dq, dk, dv
+
+    inputs = (queries, keys, keys, places, queries, rows, queries)
+    run = jax.shard_map(device, mesh=mesh, in_specs=inputs, out_specs=(queries, keys, keys), check_vma=False)
+    return (*run(*saved, d_out), None)
+
+
+kernel_on_mesh.defvjp(_kernel_forward, _kernel_backward)
+
+
+def _places(shape: tuple[int, ...], mask: Mask, spec: AttentionSpec, mesh: Any) -> tuple[Any, Any, Any, Mask]:
+    """Where queries of `shape`, keys, statistics (B, N, T) and the parts of the mask lie."""
+    batch, tokens, heads, _ = query_partition(shape, spec, mesh)
     queries, keys = PartitionSpec(batch, tokens, heads, None), PartitionSpec(batch, None, heads, None)
     pick = lambda size, axis: axis if size > 1 else None  # axes of length one are broadcast, not split
     bias = mask.bias
@@ -36,11 +89,4 @@ def on_mesh(local: Local, q: Array, k: Array, v: Array, mask: Mask, spec: Attent
         if bias is None
         else PartitionSpec(pick(bias.shape[0], batch), pick(bias.shape[1], heads), pick(bias.shape[2], tokens), None),
     )
-    run = jax.shard_map(
-        lambda q, k, v, mask: local(q, k, v, mask, spec),
-        mesh=mesh,
-        in_specs=(queries, keys, keys, places),
-        out_specs=queries,
-        check_vma=False,  # a kernel does not say over which axes its output varies
-    )
-    return run(q, k, v, mask)
+    return queries, keys, PartitionSpec(batch, heads, tokens), places
