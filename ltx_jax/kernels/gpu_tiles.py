@@ -51,4 +51,4 @@ HOPPER_TILES = {
 def hopper_tile(width: int, kept: bool) -> HopperTile:
     """The tile for a head width. kept: with a key mask, whose rows find no room beside the largest step."""
     tile = HOPPER_TILES[width]
-    return dataclasses.replace(tile, keys=min(tile.keys, 128)) if kept else tile
+    return dataclasses.replace(tile, workers=2, keys=min(tile.keys, 128)) if kept else tile

@@ -93,7 +93,7 @@ def run(prepared, model, workdir, **changes):
 
 
 def losses(workdir):
-    return [row["loss"] for row in read_metrics(workdir / "dit")]
+    return [row["loss"] for row in read_metrics(workdir / "dit" / "metrics.jsonl")]
 
 
 def test_stored_clips_are_what_the_model_makes_of_the_files(prepared, model):
