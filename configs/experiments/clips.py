@@ -1,6 +1,6 @@
 """A folder of real videos, with captions or without, learned from the toy's weights in minutes on two CPU cores.
 
-    python train.py --config=configs/experiments/clips.py --workdir=runs/clips --init_from=ltx_jax/assets/toy \
+    python train.py --config=configs/experiments/clips.py --workdir=runs/clips --init_from=toy \
         --config.data.path=FOLDER
 
 docs/clips.md says what this reaches on four public clips. Sizes are the toy's; longer training, larger sizes and more
