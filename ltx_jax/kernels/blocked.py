@@ -12,11 +12,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ltx_jax.kernels.softmax import HIDDEN
 from ltx_jax.kernels.spec import AttentionSpec, Mask
 
 Array = jax.Array
 BLOCK = 512  # rows and columns of one tile of scores
-HIDDEN = -1e30  # the score of a hidden pair: finite, so that rows without any key stay free of NaN
 
 
 def blocked_attention(q: Array, k: Array, v: Array, mask: Mask, spec: AttentionSpec, block: int = BLOCK) -> Array:

@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 
 from ltx_jax.kernels.gpu_hopper_backward import backward
-from ltx_jax.kernels.gpu_hopper_common import LOG2E, Array, Call
+from ltx_jax.kernels.gpu_hopper_common import Array, Call
 from ltx_jax.kernels.gpu_hopper_forward import forward
 from ltx_jax.kernels.gpu_tiles import HOPPER_TILES, HopperTile, hopper_tile
 from ltx_jax.kernels.reference import visible
+from ltx_jax.kernels.softmax import LOG2E, key_lengths, mismatch, row_products
 from ltx_jax.kernels.spec import AttentionSpec, Mask
 
 SUPPORTED = "head widths 64 and 128 in bfloat16 or float16, lengths and key masks, on compute capability 9.0"
@@ -23,12 +24,9 @@ SUPPORTED = "head widths 64 and 128 in bfloat16 or float16, lengths and key mask
 
 def unsupported(q: Array, k: Array, v: Array, mask: Mask, spec: AttentionSpec) -> str | None:
     """Why the kernels cannot take this call (shapes and dtypes alone are read), or None when they can."""
-    if k.shape != v.shape or k.shape[2:] != q.shape[2:] or k.shape[0] != q.shape[0]:
-        return f"q {q.shape}, k {k.shape}, v {v.shape} differ in batch, heads or width"
-    if min(q.shape[1], k.shape[1]) == 0:
-        return "there are no queries or no keys"
-    if q.dtype not in (jnp.bfloat16, jnp.float16) or not q.dtype == k.dtype == v.dtype:
-        return f"the dtypes are {q.dtype}, {k.dtype}, {v.dtype}"
+    reason = mismatch(q, k, v, (jnp.bfloat16, jnp.float16))
+    if reason is not None:
+        return reason
     if q.shape[3] not in HOPPER_TILES:
         return f"the head width is {q.shape[3]}"
     if spec.causal or mask.bias is not None:
@@ -89,7 +87,7 @@ def hopper_forward(
         # A weight of zero times NaN is NaN: hidden keys and values are zeroed where XLA can fuse it into their making.
         there = seen[:, 0, 0, :, None, None]  # (B, S, 1, 1)
         k, v = jnp.where(there, k, 0), jnp.where(there, v, 0)
-    lengths = jnp.clip(mask.length.astype(jnp.int32), 0, keys) if mask.length is not None and limited else None
+    lengths = key_lengths(mask, batch, keys) if limited else None
     keep = None
     if mask.keep is not None and seen is not None:
         keep = jnp.where(seen[:, 0, 0], 0.0, -jnp.inf).astype(jnp.float32)  # (B, S)
@@ -113,7 +111,7 @@ def _attend_forward(call: Call, q: Array, k: Array, v: Array, lengths: Any, keep
 def _attend_backward(call: Call, saved: Any, cotangents: tuple[Array, Array]) -> tuple[Any, ...]:
     q, k, v, lengths, keep, out, lse = saved
     d_out, d_lse = cotangents
-    delta = jnp.sum(d_out.astype(jnp.float32) * out.astype(jnp.float32), axis=-1).transpose(0, 2, 1)  # (B, N, T)
+    delta = row_products(out, d_out)
     pad = lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, call.padded - call.queries)))  # zeros: such queries give nothing
     rows = pad(lse * LOG2E), pad(delta - d_lse)
     dq, dk, dv = backward(call, q, k, v, d_out, rows, lengths, keep)

@@ -22,13 +22,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from ltx_jax.kernels.gpu_tiles import REGISTERS, ROWS, HopperTile
+from ltx_jax.kernels.softmax import LOG2E
 
 Array = jax.Array
 SLAB = 64  # columns of a slab: 128 bytes of bfloat16 or float16
-LOG2E = 1.4426950408889634
-LN2 = 0.6931471805599453
-FLOOR = -5e29  # the least row maximum: a row that sees nothing sums exp2(-inf) = 0 without a branch
-EMPTY = -1e30  # the log-sum-exp of such a row
 
 
 @dataclasses.dataclass(frozen=True)

@@ -33,14 +33,15 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from ltx_jax.kernels import gpu_hopper_common as common
-from ltx_jax.kernels.gpu_hopper_common import EMPTY, FLOOR, LN2, Array, Call, across
+from ltx_jax.kernels.gpu_hopper_common import Array, Call, across
 from ltx_jax.kernels.gpu_tiles import ROWS
+from ltx_jax.kernels.softmax import FLOOR, HIDDEN, LN2
 
 
 def forward(call: Call, q: Array, k: Array, v: Array, lengths: Any, keep: Any) -> tuple[Array, Array]:
     """q: (B, T, N, K); k, v: (B, S, N, K); lengths: (B,) int32 or None; keep: (B, padded_keys) float32 or None.
 
-    Returns out (B, T, N, K) and the log-sum-exp of the scaled scores (B, N, padded) float32, EMPTY where no key is
+    Returns out (B, T, N, K) and the log-sum-exp of the scaled scores (B, N, padded) float32, HIDDEN where no key is
     seen; entries beyond T are those of a query of zeros.
     """
     tile = call.tile
@@ -183,7 +184,7 @@ def _compute(
     acc = pl.run_scoped(last, common.accumulator(call.head))
     pl.when(wg == 0)(lambda: plgpu.barrier_wait(turn.at[0]))  # the ring ends where it began
     inverse = jnp.where(total > 0, 1.0 / total, 0.0)
-    sums[...] = jnp.where(total > 0, (m * c + jnp.log2(total)) * LN2, EMPTY)
+    sums[...] = jnp.where(total > 0, (m * c + jnp.log2(total)) * LN2, HIDDEN)
     common.store(call, acc * across(inverse, call.head), mine, outputs[0], (sample, queries, head))
     plgpu.copy_smem_to_gmem(sums, outputs[1].at[sample, head, queries])
     plgpu.wait_smem_to_gmem(0)

@@ -15,6 +15,7 @@ from ltx_jax.kernels.gpu_triton_backward import backward
 from ltx_jax.kernels.gpu_triton_common import Array, Call
 from ltx_jax.kernels.gpu_triton_forward import forward
 from ltx_jax.kernels.gpu_triton_tiles import TritonTile, triton_tile
+from ltx_jax.kernels.softmax import key_lengths, mismatch, row_products
 from ltx_jax.kernels.spec import AttentionSpec, Mask
 
 WIDTHS = (16, 32, 64, 128)
@@ -25,12 +26,9 @@ GRID_LIMIT = 65535  # blocks along the second and third axis of a CUDA grid: hea
 def unsupported(q: Array, k: Array, v: Array) -> str | None:
     """Why the kernels cannot take these arrays (shapes and dtypes alone are read), or None when they can."""
     heads, width = q.shape[2:]
-    if k.shape != v.shape or k.shape[2:] != q.shape[2:] or k.shape[0] != q.shape[0]:
-        return f"q {q.shape}, k {k.shape}, v {v.shape} differ in batch, heads or width"
-    if min(q.shape[1], k.shape[1]) == 0:
-        return "there are no queries or no keys"
-    if q.dtype not in (jnp.bfloat16, jnp.float16, jnp.float32) or not q.dtype == k.dtype == v.dtype:
-        return f"the dtypes are {q.dtype}, {k.dtype}, {v.dtype}"
+    reason = mismatch(q, k, v, (jnp.bfloat16, jnp.float16, jnp.float32))
+    if reason is not None:
+        return reason
     if width not in WIDTHS or max(heads, q.shape[0]) > GRID_LIMIT:
         return f"there are {heads} heads of width {width} and {q.shape[0]} samples"
     return None
@@ -94,9 +92,7 @@ def _prepare(
     scale = width**-0.5 if spec.scale is None else abs(float(spec.scale))
     if _negative(spec):  # the kernels take the maximum before they multiply
         q = -q
-    lengths = jnp.full((batch,), keys, jnp.int32)
-    if mask.length is not None:
-        lengths = jnp.clip(mask.length.astype(jnp.int32), 0, keys)
+    lengths = key_lengths(mask, batch, keys)
     keep = None if mask.keep is None else mask.keep.astype(jnp.int8)  # (B, S)
     call = Call(
         queries, keys, heads, width, scale, spec.causal, spec.window if spec.causal else None,
@@ -118,8 +114,8 @@ def _attend_forward(call: Call, q: Array, k: Array, v: Array, lengths: Array, ke
 def _attend_backward(call: Call, saved: Any, cotangents: tuple[Array, Array]) -> tuple[Any, ...]:
     q, k, v, lengths, keep, bias, out, lse = saved
     d_out, d_lse = cotangents
-    delta = jnp.sum(d_out.astype(jnp.float32) * out.astype(jnp.float32), axis=-1).transpose(0, 2, 1)  # (B, N, T)
-    dq, dk, dv = backward(call, q, k, v, lengths, keep, bias, lse, delta - d_lse, d_out)
+    delta = row_products(out, d_out) - d_lse
+    dq, dk, dv = backward(call, q, k, v, lengths, keep, bias, lse, delta, d_out)
     return dq, dk, dv, None, None, None if bias is None else jnp.zeros_like(bias)
 
 

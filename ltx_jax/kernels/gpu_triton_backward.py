@@ -17,7 +17,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from ltx_jax.kernels import gpu_triton_common as common
-from ltx_jax.kernels.gpu_triton_common import HIDDEN, LOG2E, NN, NT, Array, Call, dot
+from ltx_jax.kernels.gpu_triton_common import Array, Call, dot
+from ltx_jax.kernels.softmax import HIDDEN, LOG2E, NN, NT
 
 
 def backward(

@@ -20,15 +20,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from ltx_jax.kernels.gpu_triton_tiles import Blocks, TritonTile
+from ltx_jax.kernels.softmax import LOG2E
 
 Array = jax.Array
-HIDDEN = -1e30  # the score of a hidden pair
-FLOOR = -5e29  # the least row maximum: exp2(HIDDEN - FLOOR) is 0, so a row that sees nothing sums to 0 without a branch
-LN2 = 0.6931471805599453
-LOG2E = 1.4426950408889634
-
-NT = (((1,), (1,)), ((), ()))  # a b^T
-NN = (((1,), (0,)), ((), ()))  # a b
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from ltx_jax.kernels import gpu_triton_common as common
-from ltx_jax.kernels.gpu_triton_common import FLOOR, HIDDEN, LN2, NN, NT, Array, Call, dot
+from ltx_jax.kernels.gpu_triton_common import Array, Call, dot
+from ltx_jax.kernels.softmax import FLOOR, HIDDEN, LN2, NN, NT
 
 
 def forward(

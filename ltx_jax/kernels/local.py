@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 
 from ltx_jax.kernels import blocked, gpu, tpu
+from ltx_jax.kernels.softmax import LOG2E
 from ltx_jax.kernels.spec import AttentionSpec, Mask
 from ltx_jax.kernels.tiles import Tile
 
 Array = jax.Array
-HIDDEN = -1e30  # log-sum-exp of a row that sees no key, in every kernel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Kernel:
     def backward(
         self, q: Array, k: Array, v: Array, mask: Mask, lse: Array, delta: Array, d_out: Array
     ) -> tuple[Array, Array, Array]:
-        """dq, dk, dv. lse: (B, N, T) of each row over all its keys, wherever they are; delta: `row_products`."""
+        """dq, dk, dv. lse: (B, N, T) of a row over all its keys, wherever they are; delta: `softmax.row_products`."""
         if self.name == "tpu":
             settings = {"tile": self.tile, "interpret": self.interpret}
             return tpu.tpu_backward(q, k, v, mask, self.spec, lse, delta, d_out, **settings)
@@ -60,13 +60,8 @@ class Kernel:
         For loops over parts of the keys; a query gradient of the result wants the factor too.
         """
         scale = width**-0.5 if self.spec.scale is None else self.spec.scale
-        unit = tpu.LOG2E if self.name == "tpu" else 1.0  # what the kernel itself multiplies in
+        unit = LOG2E if self.name == "tpu" else 1.0  # what the kernel itself multiplies in
         return dataclasses.replace(self, spec=dataclasses.replace(self.spec, scale=1 / unit)), scale * unit
-
-
-def row_products(out: Array, d_out: Array) -> Array:
-    """rowsum(d_out out), (B, N, T) float32, of the whole rows' outputs (B, T, N, K)."""
-    return jnp.sum(d_out.astype(jnp.float32) * out.astype(jnp.float32), axis=-1).transpose(0, 2, 1)
 
 
 def merge(total: tuple[Array, Array], part: tuple[Array, Array]) -> tuple[Array, Array]:

@@ -19,11 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ltx_jax.config import require
+from ltx_jax.kernels.softmax import HIDDEN, row_products
 
 Array = jax.Array
 Sizes = tuple[int, int, int]
 BLOCK: Sizes = (4, 8, 8)  # queries of one block: the surroundings of the released windows stay a few MB a head
-HIDDEN = -1e30
 
 
 def neighbourhood_attention(
@@ -155,7 +155,7 @@ def _attend_backward(cut: _Cut, scale: float, saved: Any, d_out: Array) -> tuple
         queries, d, o, rows, place, origin = item
         keys, values = cut.surroundings(k, origin), cut.surroundings(v, origin)
         p = jnp.exp(_scores(cut, scale, queries, keys, place) - rows[..., None])
-        delta = jnp.sum(d.astype(jnp.float32) * o.astype(jnp.float32), axis=-1).transpose(0, 2, 1)  # (B, N, Q)
+        delta = row_products(o, d)  # (B, N, Q)
         dv = cut.add(dv, origin, jnp.einsum("bnqe,bqnk->benk", p.astype(d.dtype), d, **f32))
         dp = jnp.einsum("bqnk,benk->bnqe", d, values, **f32)
         ds = (p * (dp - delta[..., None]) * scale).astype(q.dtype)

@@ -14,7 +14,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ltx_jax.kernels.local import HIDDEN, Kernel, merge
+from ltx_jax.kernels.local import Kernel, merge
+from ltx_jax.kernels.softmax import HIDDEN
 from ltx_jax.kernels.spec import Mask
 
 Array = jax.Array
@@ -72,7 +73,7 @@ def ring_backward(
 ) -> tuple[Array, Array, Array]:
     """dq, dk, dv in the shapes and dtypes of this device's q, k, v.
 
-    lse: `ring_forward`'s second result; delta: `local.row_products` of its first with d_out: (B, T, N, K).
+    lse: `ring_forward`'s second result; delta: `softmax.row_products` of its first with d_out: (B, T, N, K).
     """
     if ring.size == 1:
         return kernel.backward(q, k, v, mask_of(ring.place()), lse, delta, d_out)

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
-from ltx_jax.kernels.local import Kernel, row_products
+from ltx_jax.kernels.local import Kernel
+from ltx_jax.kernels.softmax import row_products
 from ltx_jax.kernels.spec import AttentionSpec, Mask
 from ltx_jax.parallel.rules import spec as partition
 

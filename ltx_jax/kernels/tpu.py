@@ -12,10 +12,11 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.pallas import tpu as pltpu
 
+from ltx_jax.kernels.softmax import LOG2E, key_lengths, mismatch, row_products
 from ltx_jax.kernels.spec import AttentionSpec, Mask
 from ltx_jax.kernels.tiles import DEFAULT, LANES, Tile
 from ltx_jax.kernels.tpu_backward import backward
-from ltx_jax.kernels.tpu_common import LOG2E, Array, Call
+from ltx_jax.kernels.tpu_common import Array, Call
 from ltx_jax.kernels.tpu_forward import forward
 
 Interpret = bool | pltpu.InterpretParams
@@ -27,12 +28,9 @@ SUPPORTED = (
 def unsupported(q: Array, k: Array, v: Array) -> str | None:
     """Why the kernels cannot take these arrays (shapes and dtypes alone are read), or None when they can."""
     heads, width = q.shape[2:]
-    if k.shape != v.shape or k.shape[2:] != q.shape[2:] or k.shape[0] != q.shape[0]:
-        return f"q {q.shape}, k {k.shape}, v {v.shape} differ in batch, heads or width"
-    if min(q.shape[1], k.shape[1]) == 0:
-        return "there are no queries or no keys"
-    if q.dtype not in (jnp.bfloat16, jnp.float32) or not q.dtype == k.dtype == v.dtype:
-        return f"the dtypes are {q.dtype}, {k.dtype}, {v.dtype}"
+    reason = mismatch(q, k, v, (jnp.bfloat16, jnp.float32))
+    if reason is not None:
+        return reason
     if width % LANES and (width not in (32, 64) or heads % (LANES // width)):
         return f"there are {heads} heads of width {width}"
     return None
@@ -112,9 +110,7 @@ def _prepare(
     # One pass that XLA fuses into whatever made q; it saves a multiplication per score in both kernels.
     q = (q.astype(jnp.float32) * (_scale(q, spec) * LOG2E)).astype(q.dtype)
     flat = lambda x: x.reshape(*x.shape[:2], heads * width)  # (B, T, N * K)
-    lengths = jnp.full((batch,), keys, jnp.int32)
-    if mask.length is not None:
-        lengths = jnp.clip(mask.length.astype(jnp.int32), 0, keys)
+    lengths = key_lengths(mask, batch, keys)
     keep = None if mask.keep is None else mask.keep.astype(jnp.float32)[:, None, :]  # (B, 1, S)
     window = spec.window if spec.causal else None
     call = Call(queries, keys, heads, width, spec.causal, window, mask.length is not None, tile or DEFAULT, interpret)
@@ -136,9 +132,8 @@ def _attend_forward(call: Call, q: Array, k: Array, v: Array, lengths: Array, ke
 def _attend_backward(call: Call, saved: Any, cotangents: tuple[Array, Array]) -> tuple[Any, ...]:
     q, k, v, lengths, keep, bias, out, lse = saved
     d_out, d_lse = cotangents
-    per_head = lambda x: x.astype(jnp.float32).reshape(*x.shape[:2], call.heads, call.head)  # (B, T, N, K)
-    delta = jnp.sum(per_head(d_out) * per_head(out), axis=-1).transpose(0, 2, 1)  # (B, N, T)
-    delta = (delta - d_lse)[:, :, None]  # (B, N, 1, T)
+    per_head = lambda x: x.reshape(*x.shape[:2], call.heads, call.head)  # (B, T, N, K)
+    delta = (row_products(per_head(out), per_head(d_out)) - d_lse)[:, :, None]  # (B, N, 1, T)
     dq, dk, dv = backward(call, q, k, v, lengths, keep, bias, lse, delta, d_out)
     nothing = lambda x: None if x is None else jnp.zeros_like(x)
     return dq, dk, dv, None, nothing(keep), nothing(bias)

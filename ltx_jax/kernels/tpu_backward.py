@@ -16,7 +16,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from ltx_jax.kernels import tpu_common as common
-from ltx_jax.kernels.tpu_common import HIDDEN, LN2, LOG2E, NN, NT, Array, Call, Grid, dot
+from ltx_jax.kernels.softmax import HIDDEN, LN2, LOG2E, NN, NT
+from ltx_jax.kernels.tpu_common import Array, Call, Grid, dot
 
 
 def backward(

@@ -20,16 +20,10 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from ltx_jax.kernels.softmax import HIDDEN, LOG2E
 from ltx_jax.kernels.tiles import LANES, Tile, fit
 
 Array = jax.Array
-HIDDEN = -1e30  # the score of a hidden pair
-FLOOR = -5e29  # the least row maximum: exp2(HIDDEN - FLOOR) is 0, so a row that sees nothing sums to 0 without a branch
-LN2 = 0.6931471805599453
-LOG2E = 1.4426950408889634
-
-NT = (((1,), (1,)), ((), ()))  # a b^T
-NN = (((1,), (0,)), ((), ()))  # a b
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from ltx_jax.kernels import tpu_common as common
-from ltx_jax.kernels.tpu_common import FLOOR, HIDDEN, LN2, NN, NT, Array, Call, Grid, dot
+from ltx_jax.kernels.softmax import FLOOR, HIDDEN, LN2, NN, NT
+from ltx_jax.kernels.tpu_common import Array, Call, Grid, dot
 
 PACKED_ROWS = 16  # bfloat16 rows in one vector register
 

@@ -10,7 +10,8 @@ import pytest
 from ltx_jax.errors import UserError
 from ltx_jax.kernels.attention import attention
 from ltx_jax.kernels.context import attend, make_plan
-from ltx_jax.kernels.local import HIDDEN, Kernel, merge
+from ltx_jax.kernels.local import Kernel, merge
+from ltx_jax.kernels.softmax import HIDDEN
 from ltx_jax.kernels.spec import AttentionSpec, Mask
 from ltx_jax.kernels.tiles import Tile
 from ltx_jax.parallel.mesh import MeshConfig, make_mesh
