@@ -5,15 +5,12 @@ import os
 import signal
 
 import jax
-import ml_dtypes
 import numpy as np
 import pytest
-from tiny import tiny_release
+from tiny import one_device, save_tiny_model, tiny_release
 
 from ltx_jax import experiment as experiments
-from ltx_jax.bundle import NETWORKS, Bundle, modules
 from ltx_jax.checkpoints.orbax import load_weights
-from ltx_jax.checkpoints.save import save_bundle
 from ltx_jax.data.buckets import parse_buckets
 from ltx_jax.data.clips import ClipRules
 from ltx_jax.data.config import DataConfig
@@ -23,24 +20,18 @@ from ltx_jax.data.prepare import prepare
 from ltx_jax.data.prepared import PreparedClips
 from ltx_jax.data.toyworld import ToyWorldConfig, render
 from ltx_jax.errors import UserError
-from ltx_jax.experiment import Experiment, run_training, toy_tokenizer
+from ltx_jax.experiment import Experiment, run_training
 from ltx_jax.media.video import write_video
-from ltx_jax.parallel.mesh import MeshConfig, make_mesh
 from ltx_jax.training import loop
 from ltx_jax.training.config import DiTStage, TrainingConfig
 from ltx_jax.training.lora import LoRAConfig
 from ltx_jax.training.metrics import read_metrics
 from ltx_jax.training.optimizer import OptimizerConfig, ScheduleConfig
-from ltx_jax.training.parts import initial_parts
 
 STAGE = DiTStage(
     steps=4, batch_size=2, checkpoint_every=2, log_every=1, sample_every=0, ema_decay=0.0, train_text=False,
     optimizer=OptimizerConfig(learning_rate=1e-3, schedule=ScheduleConfig("constant")), lora=LoRAConfig(rank=2),
 )  # fmt: skip
-
-
-def mesh():
-    return make_mesh(MeshConfig(), jax.devices()[:1])
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -57,14 +48,7 @@ def programs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A model of random weights: its folder."""
-    release, folder = tiny_release(), tmp_path_factory.mktemp("model")
-    with jax.set_mesh(mesh()):
-        params = jax.jit(lambda: initial_parts(release, modules(release), NETWORKS, 0))()
-    widths = {"video_statistics": release.video_vae.latent_channels, "audio_statistics": release.audio_vae.token_width}
-    for part, width in widths.items():
-        params[part] = {"mean": np.zeros(width, np.float32), "std": np.ones(width, np.float32)}
-    save_bundle(Bundle(release, params, toy_tokenizer(release.text_length)), folder, ml_dtypes.bfloat16)
-    return folder
+    return save_tiny_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +62,7 @@ def prepared(model, tmp_path_factory):
         (root / "in" / f"{i}.txt").write_text("a red circle")
     rules = ClipRules(parse_buckets(["16x16x5", "32x16x5"], 8.0), 16000)
     spec = EncoderSpec(str(model), batch=2)
-    engine = LocalEngine(spec.open(mesh()), 0)
+    engine = LocalEngine(spec.open(one_device()), 0)
     prepare(str(root / "in"), root / "out", rules, engine, model_identity(spec.bundle()), batch=2, progress=False)
     return root / "out"
 
@@ -88,7 +72,7 @@ def run(prepared, model, workdir, **changes):
         tiny_release(), data=DataConfig(path=str(prepared), frames=5, height=16, width=16),
         training=TrainingConfig(dit=dataclasses.replace(STAGE, **changes)),
     )  # fmt: skip
-    run_training(experiment, mesh(), workdir, ("dit",), model)
+    run_training(experiment, one_device(), workdir, ("dit",), model)
     return workdir
 
 
@@ -101,7 +85,7 @@ def test_stored_clips_are_what_the_model_makes_of_the_files(prepared, model):
     assert sorted((b.name, n) for b, n in clips.buckets.items()) == [("16x16x5@8", 3), ("32x16x5@8", 2)]
     bucket = min(clips.buckets)
     item = clips.item(bucket, 0)
-    encoder = EncoderSpec(str(model)).open(mesh())
+    encoder = EncoderSpec(str(model)).open(one_device())
     assert item["caption"] == "a red circle" and not item["has_audio"]
     for name, features in encoder.text(["a red circle", "a blue square"])[0].items():
         np.testing.assert_allclose(item[name], features.astype(np.float32), atol=1e-2)
@@ -145,7 +129,7 @@ def test_what_does_not_fit_gets_a_sentence(prepared, model, tmp_path):
     release = dataclasses.replace(tiny_release(), text_length=24)
     experiment = Experiment(release, data=DataConfig(path=str(prepared)), training=TrainingConfig(dit=STAGE))
     with pytest.raises(UserError):
-        run_training(experiment, mesh(), tmp_path / "b", ("dit",), model)
+        run_training(experiment, one_device(), tmp_path / "b", ("dit",), model)
     with pytest.raises(UserError, match="--stage=dit"):
         run_all = Experiment(tiny_release(), data=DataConfig(path=str(prepared), frames=5, height=16, width=16))
-        run_training(run_all, mesh(), tmp_path / "c", ("video_vae", "audio_vae", "dit"))
+        run_training(run_all, one_device(), tmp_path / "c", ("video_vae", "audio_vae", "dit"))

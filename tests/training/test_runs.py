@@ -4,27 +4,22 @@ import dataclasses
 import shutil
 
 import jax
-import ml_dtypes
 import numpy as np
 import pytest
-from tiny import tiny_release
+from tiny import one_device, save_tiny_model, tiny_release
 
 from ltx_jax import experiment as experiments
-from ltx_jax.bundle import NETWORKS, Bundle, modules
 from ltx_jax.checkpoints.lora import apply_loras, load_lora
 from ltx_jax.checkpoints.orbax import load_weights
-from ltx_jax.checkpoints.save import save_bundle
 from ltx_jax.data.config import DataConfig
 from ltx_jax.errors import UserError
-from ltx_jax.experiment import Experiment, run_training, toy_tokenizer
-from ltx_jax.parallel.mesh import MeshConfig, make_mesh
+from ltx_jax.experiment import Experiment, run_training
 from ltx_jax.pipelines.runner import open_model
 from ltx_jax.training.config import DiTStage, ReferenceConfig, TrainingConfig
 from ltx_jax.training.lora import LoRAConfig
 from ltx_jax.training.metrics import read_metrics
 from ltx_jax.training.modes import MODES
 from ltx_jax.training.optimizer import OptimizerConfig, ScheduleConfig
-from ltx_jax.training.parts import initial_parts
 
 DATA = DataConfig(frames=5, height=16, width=16, size=12)
 STAGE = DiTStage(
@@ -33,21 +28,10 @@ STAGE = DiTStage(
 )  # fmt: skip
 
 
-def mesh():
-    return make_mesh(MeshConfig(), jax.devices()[:1])
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A model of random weights to start from."""
-    release, folder = tiny_release(), tmp_path_factory.mktemp("model")
-    with jax.set_mesh(mesh()):
-        params = jax.jit(lambda: initial_parts(release, modules(release), NETWORKS, 0))()
-    widths = {"video_statistics": release.video_vae.latent_channels, "audio_statistics": release.audio_vae.token_width}
-    for part, width in widths.items():
-        params[part] = {"mean": np.zeros(width, np.float32), "std": np.ones(width, np.float32)}
-    save_bundle(Bundle(release, params, toy_tokenizer(release.text_length)), folder, ml_dtypes.bfloat16)
-    return folder
+    return save_tiny_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +41,7 @@ def without_samples(monkeypatch):
 
 def train(stage, workdir, model, stages=("dit",)):
     experiment = Experiment(tiny_release(), data=DATA, training=TrainingConfig(dit=stage))
-    run_training(experiment, mesh(), workdir, stages, model)
+    run_training(experiment, one_device(), workdir, stages, model)
 
 
 def test_a_mixture_of_all_modes_trains_and_resumes_bit_for_bit(tmp_path, model):

@@ -1,13 +1,23 @@
-"""The smallest release with every part and switch of the toy, for tests of training."""
+"""The smallest release with every part and switch of the toy, and a model of it, for tests of training."""
 
 import dataclasses
+from pathlib import Path
 
+import jax
+import ml_dtypes
+import numpy as np
+
+from ltx_jax.bundle import NETWORKS, Bundle, modules
+from ltx_jax.checkpoints.save import save_bundle
+from ltx_jax.experiment import toy_tokenizer
 from ltx_jax.models.audio_vae.config import AudioVAEConfig, VocoderConfig
 from ltx_jax.models.dit.config import DiTConfig
 from ltx_jax.models.text.config import Gemma3Config
 from ltx_jax.models.text.connectors import TextConnectorsConfig
 from ltx_jax.models.video_vae.config import VideoVAEConfig
+from ltx_jax.parallel.mesh import MeshConfig, make_mesh
 from ltx_jax.releases import Release, release
+from ltx_jax.training.parts import initial_parts
 
 TEXT_LENGTH = 16
 
@@ -48,3 +58,19 @@ def tiny_release() -> Release:
         vocoder=VocoderConfig.from_official(vocoder),
         text_length=TEXT_LENGTH,
     )
+
+
+def one_device():
+    return make_mesh(MeshConfig(), jax.devices()[:1])
+
+
+def save_tiny_model(folder: Path) -> Path:
+    """Write a model of random weights into `folder`, and return it."""
+    release = tiny_release()
+    with jax.set_mesh(one_device()):
+        params = jax.jit(lambda: initial_parts(release, modules(release), NETWORKS, 0))()
+    widths = {"video_statistics": release.video_vae.latent_channels, "audio_statistics": release.audio_vae.token_width}
+    for part, width in widths.items():
+        params[part] = {"mean": np.zeros(width, np.float32), "std": np.ones(width, np.float32)}
+    save_bundle(Bundle(release, params, toy_tokenizer(release.text_length)), folder, ml_dtypes.bfloat16)
+    return folder
