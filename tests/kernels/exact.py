@@ -65,3 +65,18 @@ def check(call, shape, mask=Mask(), spec=AttentionSpec(), dtype=jnp.float32, tol
     gradients = jax.jit(pull)((out.dtype.type(1) * d_out, d_lse))
     for ours, theirs in zip(gradients, exact_gradients(q, k, v, mask, spec, d_out, d_lse), strict=True):
         np.testing.assert_allclose(np.asarray(ours, np.float64), theirs, rtol=10 * tolerance, atol=10 * tolerance)
+
+
+def check_parts_merge(call, width):
+    """Parts of the keys, each by call(q, k, v) -> (output, log-sum-exp), give the whole result and its gradients."""
+    q, k, v, rng = inputs((1, 100, 200, 1, width))
+    weight = jnp.asarray(rng.normal(size=q.shape), jnp.float32)
+
+    def merged(q, k, v):
+        parts = [call(q, k[:, a:b], v[:, a:b]) for a, b in ((0, 130), (130, 200))]
+        shares = jax.nn.softmax(jnp.stack([lse for _, lse in parts]), axis=0)  # (parts, B, N, T)
+        return sum(out * share.transpose(0, 2, 1)[..., None] for (out, _), share in zip(parts, shares, strict=True))
+
+    gradient = lambda f: jax.jit(jax.value_and_grad(lambda *a: jnp.sum(f(*a) * weight), argnums=(0, 1, 2)))(q, k, v)
+    close = lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+    jax.tree.map(close, gradient(merged), gradient(lambda *a: call(*a)[0]))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from exact import check as against_exact
-from exact import exact, exact_gradients, inputs
+from exact import check_parts_merge, exact, exact_gradients, inputs
 
 from ltx_jax.kernels.gpu_triton import (
     triton_attention,
@@ -101,18 +101,7 @@ def test_extreme_logits_stay_finite(sign):
 
 
 def test_parts_of_the_keys_merge_to_the_whole():
-    q, k, v, rng = inputs((1, 100, 200, 1, 32))
-    weight = jnp.asarray(rng.normal(size=q.shape), jnp.float32)
-    call = lambda *a: statistics(*a, Mask(), AttentionSpec())
-
-    def merged(q, k, v):
-        parts = [call(q, k[:, a:b], v[:, a:b]) for a, b in ((0, 130), (130, 200))]
-        shares = jax.nn.softmax(jnp.stack([lse for _, lse in parts]), axis=0)  # (parts, B, N, T)
-        return sum(out * share.transpose(0, 2, 1)[..., None] for (out, _), share in zip(parts, shares, strict=True))
-
-    gradient = lambda f: jax.jit(jax.value_and_grad(lambda *a: jnp.sum(f(*a) * weight), argnums=(0, 1, 2)))(q, k, v)
-    close = lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
-    jax.tree.map(close, gradient(merged), gradient(lambda *a: call(*a)[0]))
+    check_parts_merge(lambda *a: statistics(*a, Mask(), AttentionSpec()), 32)
 
 
 def test_the_backward_half_takes_statistics_from_elsewhere():
