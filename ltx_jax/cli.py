@@ -64,6 +64,14 @@ def define_config() -> None:
     flags.DEFINE_bool("debug", False, "Show tracebacks.")
 
 
+def define_clip_size() -> None:
+    """Define the flags for the size of a clip; none given means the release's defaults."""
+    flags.DEFINE_integer("width", None, "Width in pixels.")
+    flags.DEFINE_integer("height", None, "Height in pixels.")
+    flags.DEFINE_integer("num_frames", None, "Frames of the clip: 1 + k times the VAE's time factor.")
+    flags.DEFINE_float("fps", None, "Frames per second (also --frame-rate).")
+
+
 def define_cluster() -> None:
     """Define the flags of runs in several processes; in a known cluster none is needed."""
     flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, where the cluster does not tell (docs/scale.md).")
