@@ -49,7 +49,8 @@ def normalise(argv: Sequence[str]) -> list[str]:
             values: list[str] = []
             while arguments and not arguments[0].startswith("--") and len(values) < SEVERAL[name]:
                 values.append(arguments.pop(0))
-            equals, value = "=", ",".join(values)
+            if values:  # alone it is a switch: the planner's --lora
+                equals, value = "=", ",".join(values)
         if name.startswith("config") and not equals and arguments:
             equals, value = "=", arguments.pop(0)
         result.append(f"--{name}{equals}{value}")

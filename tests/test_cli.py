@@ -29,6 +29,10 @@ def test_several_values_become_one():
     assert normalise(["s", "--image", "a.png", "0", "1.0", "--seed=1"]) == ["s", "--image=a.png,0,1.0", "--seed=1"]
 
 
+def test_a_flag_without_its_values_stays_a_switch():
+    assert normalise(["plan", "--lora", "--mode=train"]) == ["plan", "--lora", "--mode=train"]
+
+
 def test_config_comes_first_and_its_keys_keep_their_spelling():
     assert normalise(["t", "--config.a.b-c=1", "--config=x.py"]) == ["t", "--config=x.py", "--config.a.b-c=1"]
 
