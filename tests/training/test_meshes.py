@@ -1,5 +1,6 @@
 """One training step gives the same loss and gradients on every mesh (float32)."""
 
+import dataclasses
 import functools
 
 import jax
@@ -11,17 +12,20 @@ from tiny import tiny_release
 from ltx_jax.diffusion.geometry import VideoShape
 from ltx_jax.parallel.mesh import MeshConfig, make_mesh
 from ltx_jax.parallel.program import place
-from ltx_jax.parallel.rules import param_shardings
 from ltx_jax.training.config import DiTStage
-from ltx_jax.training.dit import make_dit_objective, make_dit_program, trainable_parts
+from ltx_jax.training.dit import frozen_parts, make_dit_objective, make_dit_program, trainable_parts
 from ltx_jax.training.inputs import abstract_batch, dit_tables
-from ltx_jax.training.parts import abstract_parts, initial_parts
+from ltx_jax.training.lora import LoRAConfig, initial_lora
+from ltx_jax.training.modes import MODES
+from ltx_jax.training.parts import initial_parts
 
 SHAPE = VideoShape(
     5, 24, 40, 8.2
 )  # latents (3, 3, 5): 45 video tokens, which context 2 does not divide; 15 audio tokens
 UNOPTIMISED = {"xla_backend_optimization_level": 0}  # compiles in half the time
 CONFIG = DiTStage(batch_size=8, first_frame_probability=0.5, caption_dropout=0.3)
+# Every mode, references behind the video tokens (45 + 45), adapters beside frozen weights, text features given.
+MIXTURE = dataclasses.replace(CONFIG, modes=tuple(MODES), lora=LoRAConfig(rank=2, alpha=4))
 
 
 def host_batch(release, objective, rng):
@@ -40,26 +44,26 @@ def host_batch(release, objective, rng):
 
 
 @functools.cache
-def loss_and_gradients(sizes, shape=SHAPE):
+def loss_and_gradients(sizes, shape=SHAPE, config=CONFIG):
     release = tiny_release()
     mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: int(np.prod(sizes))])
-    objective = make_dit_objective(release, CONFIG, shape, mesh, seed=3)
-    parts = trainable_parts(CONFIG)
+    objective = make_dit_objective(release, config, shape, mesh, seed=3)
     with jax.set_mesh(mesh), jax.default_matmul_precision("highest"):
-        shapes, axes = abstract_parts(release, objective.networks, parts)
-        shardings = param_shardings(axes, shapes, mesh)
-        params = jax.jit(
-            functools.partial(initial_parts, release, objective.networks, parts, 0), out_shardings=shardings
-        )()
+        program = make_dit_program(release, config, shape, mesh, seed=3)
+        state, frozen_like, batch_like = program.abstract_args
+        parts = [part for part in (*trainable_parts(config), *frozen_parts(config)) if part != "lora"]
+        params = jax.jit(functools.partial(initial_parts, release, objective.networks, parts, 0))()
+        if config.lora is not None:
+            params["lora"] = initial_lora(state.params["lora"], 0)
         # a young model answers nearly zero; give every weight a part in the loss
         params = jax.tree.map(
             lambda p: p + 0.05 * jnp.cos(jnp.arange(p.size, dtype=jnp.float32)).reshape(p.shape), params
         )
-        params = jax.device_put(params, shardings)
-        program = make_dit_program(release, CONFIG, shape, mesh, seed=3)
+        fixed = {part: params.pop(part) for part in frozen_parts(config)}
+        params = place(params, state.params)
         batch, empty = host_batch(release, objective, np.random.default_rng(1))
-        frozen = {"params": {}, "tables": dit_tables(release, objective.sizes, CONFIG, shape.fps), "empty": empty}
-        frozen, batch = place(frozen, program.abstract_args[1]), place(batch, program.abstract_args[2])
+        frozen = {"params": fixed, "tables": dit_tables(release, objective.sizes, config, shape.fps), "empty": empty}
+        frozen, batch = place(frozen, frozen_like), place(batch, batch_like)
         step = jax.jit(jax.value_and_grad(objective, has_aux=True))
         arguments = (params, frozen, batch, jnp.int32(5))
         (loss, _), gradients = step.lower(*arguments).compile(UNOPTIMISED)(*arguments)
@@ -68,8 +72,17 @@ def loss_and_gradients(sizes, shape=SHAPE):
 
 @pytest.mark.parametrize("sizes", [(8, 1, 1, 1), (1, 8, 1, 1), (2, 2, 2, 1), (1, 2, 2, 2)], ids=str)
 def test_every_mesh_gives_the_gradients_of_one_device(sizes):
-    loss, gradients = loss_and_gradients(sizes)
-    expected_loss, expected = loss_and_gradients((1, 1, 1, 1))
+    check_against_one_device(sizes, CONFIG)
+
+
+@pytest.mark.parametrize("sizes", [pytest.param((2, 4, 1, 1), marks=pytest.mark.slow), (1, 2, 2, 2)], ids=str)
+def test_a_mixture_of_all_modes_and_its_adapters_agree_on_every_mesh(sizes):
+    check_against_one_device(sizes, MIXTURE)
+
+
+def check_against_one_device(sizes, config):
+    loss, gradients = loss_and_gradients(sizes, config=config)
+    expected_loss, expected = loss_and_gradients((1, 1, 1, 1), config=config)
     assert abs(loss - expected_loss) <= 1e-5 * abs(expected_loss)
     for path, wanted in jax.tree_util.tree_leaves_with_path(expected):
         got = functools.reduce(lambda tree, key: tree[key.key], path, gradients)
