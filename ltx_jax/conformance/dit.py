@@ -138,19 +138,19 @@ def context_bias(mask: np.ndarray | None) -> jax.Array | None:
 
 def stream_from_recording(inputs: Mapping[str, np.ndarray], tables: Mapping[str, Any], modality: str) -> Stream:
     """The `Stream` of recorded inputs: a level per token unless the recording has one per sample."""
-    i = {k.removeprefix(f"{modality}_"): v for k, v in inputs.items() if k.startswith(f"{modality}_")}
+    i: dict[str, Any] = {k.removeprefix(f"{modality}_"): v for k, v in inputs.items() if k.startswith(f"{modality}_")}
     levels = i["timesteps"].reshape(i["timesteps"].shape[:2])  # (B, T or 1)
-    tokens: tuple[int, ...] = i["latent"].shape[:2]
+    batch, tokens = np.shape(i["latent"])[:2]
     shared = levels.shape[1] == 1
     keyframes = i.get("keyframes_mask")
     return Stream(
         latent=jnp.asarray(i["latent"]),
         sigma=jnp.asarray(i["sigma"]),
         levels=jnp.asarray(levels),
-        level_index=None if shared else jnp.broadcast_to(jnp.arange(tokens[1]), tokens),
+        level_index=None if shared else jnp.broadcast_to(jnp.arange(tokens), (batch, tokens)),
         rotary=tables[modality],
         cross_rotary=tables[f"{modality}_cross"],
-        keyframes=None if keyframes is None else jnp.asarray(keyframes.reshape(tokens) > 0),
+        keyframes=None if keyframes is None else jnp.asarray(keyframes.reshape(batch, tokens) > 0),
         bias=self_attention_bias(i.get("attention_mask")),
     )
 

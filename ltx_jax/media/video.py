@@ -8,6 +8,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.error import FFmpegError
 
 from ltx_jax.errors import UserError
 from ltx_jax.media.audio import resample, to_stereo
@@ -186,7 +187,7 @@ def read_audio(
                     break
                 first = time if first is None else first
                 pieces.append(_float_samples(frame))
-        except av.FFmpegError:
+        except FFmpegError:
             pass  # what was decoded so far is kept; the rest is silence
     if not pieces or first is None:
         return silence, False
@@ -204,7 +205,7 @@ def _open(path: str | os.PathLike[str]) -> av.container.InputContainer:
         raise UserError(f"There is no video '{path}'.")
     try:
         return av.open(str(path))
-    except (av.FFmpegError, ValueError, OSError) as error:
+    except (FFmpegError, ValueError, OSError) as error:
         raise UserError(f"'{path}' is no video that can be read ({_reason(error)}).") from None
 
 
@@ -221,7 +222,7 @@ def _decode(
 ) -> Iterator[av.VideoFrame]:
     try:
         yield from container.decode(stream)
-    except (av.FFmpegError, ValueError, OSError) as error:
+    except (FFmpegError, ValueError, OSError) as error:
         raise UserError(f"'{path}' cannot be decoded ({_reason(error)}).") from None
 
 

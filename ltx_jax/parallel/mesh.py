@@ -58,7 +58,7 @@ def mesh_shape(config: MeshConfig, devices: int) -> tuple[int, ...]:
     return shape
 
 
-def make_mesh(config: MeshConfig = MeshConfig(), devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(config: MeshConfig = MeshConfig(), devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh over `devices` (default: all of them). Enter it with `jax.set_mesh`.
 
     Raises UserError as `mesh_shape`, and when the slices do not divide the data axis.

@@ -25,7 +25,7 @@ def denoiser(modules: Modules, params: dict[str, Any], contexts: Contexts, plan:
     transformer = modules["transformer"]
     layers = transformer.config.num_layers  # type: ignore[attr-defined]
 
-    def denoise(video: Stream | None, audio: Stream | None, names: tuple[str, ...]):
+    def denoise(video: Stream | None, audio: Stream | None, names: tuple[str, ...]) -> Any:
         sides = ["negative" if name == "uncond" else "positive" for name in names]
         texts = [Context(jnp.concatenate([contexts[s][i] for s in sides])) for i in (0, 1)]
         batch = contexts["positive"][0].shape[0]
@@ -47,7 +47,7 @@ def decode_video(modules: Modules, params: dict[str, Any], tokens: Array, grid: 
     """uint8 pixels (B, F, h, w, 3) of normalised latent tokens (B, T, C) on the latent `grid`; padding is cut."""
     latents = unpatchify_video(tokens[:, : grid[0] * grid[1] * grid[2]], *grid)
     latents = video_statistics.denormalize(latents, params["video_statistics"])
-    pixels = modules["video_decoder"].apply({"params": params["video_decoder"]}, latents)
+    pixels: Any = modules["video_decoder"].apply({"params": params["video_decoder"]}, latents)
     return jnp.round(jnp.clip((pixels + 1) * 127.5, 0, 255)).astype(jnp.uint8)
 
 

@@ -175,7 +175,7 @@ class Block(nn.Module):
         own: dict[Modality, StreamLayers] = {
             m: StreamLayers(self.config, m, self.dtype, self.param_dtype, name=m) for m in self.runs
         }
-        x = {m: checkpoint_name(t, "block_input") for m, t in tokens.items()}
+        x: dict[Modality, Array] = {m: checkpoint_name(t, "block_input") for m, t in tokens.items()}
         for modality, layers in own.items():
             kept = row(KEEP_VIDEO_SELF if modality == "video" else KEEP_AUDIO_SELF)
             x[modality] = layers.attend(x[modality], inputs[modality], kept)
