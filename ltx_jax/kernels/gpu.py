@@ -45,6 +45,9 @@ def gpu_backward(
 
     delta: rowsum(d_out out) minus the cotangent of lse, (B, N, T) float32. d_out: (B, T, N, K).
     """
+    hopper = _hopper(device_kind)
+    if hopper is not None and not interpret and hopper.unsupported(q, k, v, mask, spec) is None:
+        return hopper.hopper_backward(q, k, v, mask, spec, lse, delta, d_out)
     tile = triton_tile(device_kind, q.shape[3], q.dtype)
     return triton_backward(q, k, v, mask, spec, lse, delta, d_out, tile=tile, interpret=interpret)
 

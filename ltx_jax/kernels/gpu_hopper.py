@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from ltx_jax.kernels.gpu_hopper_backward import backward
 from ltx_jax.kernels.gpu_hopper_common import Array, Call
@@ -64,6 +65,25 @@ def hopper_forward(
     Both are differentiable, so results over parts of the keys can be merged: with weights softmax(lse) over the parts,
     the whole output is their weighted sum.
     """
+    results: Any = _attend(*_prepare(q, k, v, mask, spec, tile))
+    return results if statistics else results[0]
+
+
+def hopper_backward(
+    q: Array, k: Array, v: Array, mask: Mask, spec: AttentionSpec, lse: Array, delta: Array, d_out: Array,
+    *, tile: HopperTile | None = None,
+) -> tuple[Array, Array, Array]:  # fmt: skip
+    """dq, dk, dv of rows whose log-sum-exp over all their keys, here or elsewhere, is lse: (B, N, T) float32.
+
+    delta: rowsum(d_out out) minus the cotangent of lse, (B, N, T) float32. d_out: (B, T, N, K). Raises as
+    `hopper_attention`.
+    """
+    call, q, k, v, lengths, keep = _prepare(q, k, v, mask, spec, tile)
+    return _gradients(call, q, k, v, lengths, keep, lse, delta, d_out)
+
+
+def _prepare(q: Array, k: Array, v: Array, mask: Mask, spec: AttentionSpec, tile: HopperTile | None) -> tuple[Any, ...]:
+    """The call's static half, and its arrays as the kernels take them: q, k, v, lengths, keep."""
     reason = unsupported(q, k, v, mask, spec)
     if reason is not None:
         raise NotImplementedError(f"The Hopper attention kernels take {SUPPORTED}; here {reason}.")
@@ -92,8 +112,7 @@ def hopper_forward(
     if mask.keep is not None and seen is not None:
         keep = jnp.where(seen[:, 0, 0], 0.0, -jnp.inf).astype(jnp.float32)  # (B, S)
         keep = jnp.pad(keep, ((0, 0), (0, call.padded_keys - keys)), constant_values=-jnp.inf)
-    results: Any = _attend(call, q, k, v, lengths, keep)
-    return results if statistics else results[0]
+    return call, q, k, v, lengths, keep
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -104,18 +123,24 @@ def _attend(call: Call, q: Array, k: Array, v: Array, lengths: Any, keep: Any) -
 
 def _attend_forward(call: Call, q: Array, k: Array, v: Array, lengths: Any, keep: Any) -> Any:
     out, lse = forward(call, q, k, v, lengths, keep)
-    lse = lse[:, :, : call.queries]
+    # A remat policy that keeps these runs no kernel twice.
+    out, lse = checkpoint_name(out, "attended"), checkpoint_name(lse[:, :, : call.queries], "attended")
     return (out, lse), (q, k, v, lengths, keep, out, lse)
 
 
 def _attend_backward(call: Call, saved: Any, cotangents: tuple[Array, Array]) -> tuple[Any, ...]:
     q, k, v, lengths, keep, out, lse = saved
     d_out, d_lse = cotangents
-    delta = row_products(out, d_out)
-    pad = lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, call.padded - call.queries)))  # zeros: such queries give nothing
-    rows = pad(lse * LOG2E), pad(delta - d_lse)
-    dq, dk, dv = backward(call, q, k, v, d_out, rows, lengths, keep)
+    delta = row_products(out, d_out) - d_lse
+    dq, dk, dv = _gradients(call, q, k, v, lengths, keep, lse, delta, d_out)
     return dq, dk, dv, None, None if keep is None else jnp.zeros_like(keep)
+
+
+def _gradients(
+    call: Call, q: Array, k: Array, v: Array, lengths: Any, keep: Any, lse: Array, delta: Array, d_out: Array
+) -> tuple[Array, Array, Array]:
+    pad = lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, call.padded - call.queries)))  # zeros: such queries give nothing
+    return backward(call, q, k, v, d_out, (pad(lse * LOG2E), pad(delta)), lengths, keep)
 
 
 _attend.defvjp(_attend_forward, _attend_backward)

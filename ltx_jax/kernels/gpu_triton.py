@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from ltx_jax.kernels.gpu_triton_backward import backward
 from ltx_jax.kernels.gpu_triton_common import Array, Call
@@ -107,7 +108,8 @@ def _attend(call: Call, q: Array, k: Array, v: Array, lengths: Array, keep: Any,
 
 
 def _attend_forward(call: Call, q: Array, k: Array, v: Array, lengths: Array, keep: Any, bias: Any) -> Any:
-    out, lse = forward(call, q, k, v, lengths, keep, bias)
+    results = forward(call, q, k, v, lengths, keep, bias)
+    out, lse = (checkpoint_name(x, "attended") for x in results)  # a remat policy that keeps these runs no kernel twice
     return (out, lse), (q, k, v, lengths, keep, bias, out, lse)
 
 

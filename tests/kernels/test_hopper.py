@@ -8,7 +8,7 @@ import pytest
 import tests.kernels.mosaic_emulator as emulator
 from ltx_jax.errors import UserError
 from ltx_jax.kernels import gpu_hopper_backward, gpu_hopper_common, gpu_hopper_forward
-from ltx_jax.kernels.gpu_hopper import hopper_attention, hopper_forward, unsupported
+from ltx_jax.kernels.gpu_hopper import hopper_attention, hopper_backward, hopper_forward, unsupported
 from ltx_jax.kernels.gpu_tiles import HOPPER_TILES, HopperTile
 from ltx_jax.kernels.spec import AttentionSpec, Mask
 
@@ -131,6 +131,22 @@ def test_parts_of_the_keys_merge(hopper):
     weights = jax.nn.softmax(jnp.stack([lse for _, lse in parts]), axis=0)
     merged = sum(w.transpose(0, 2, 1)[..., None] * out for w, (out, _) in zip(weights, parts, strict=True))
     close(merged, np.asarray(whole).astype(np.float64), 1e-2)
+
+
+def test_gradients_over_parts_of_the_keys_add_up(hopper):
+    """As a ring needs them: each part knows the statistics of the whole row."""
+    q, k, v, d_out = arrays(8, 2, 70, 300, 1, 64)
+    mask = Mask(length=jnp.array([250, 290], jnp.int32))
+    out, lse, *expected = exact(q, k, v, mask, d_out, np.zeros((2, 1, 70)))
+    delta = (np.asarray(d_out, np.float64) * out).sum(-1).transpose(0, 2, 1)
+    rows = [jnp.asarray(x, jnp.float32) for x in (lse, delta)]
+    found = []
+    for a, b in ((0, 101), (101, 300)):
+        part = Mask(length=jnp.clip(mask.length - a, 0, b - a))
+        found.append(hopper_backward(q, k[:, a:b], v[:, a:b], part, SPEC, *rows, d_out))
+    close(sum(x[0].astype(jnp.float32) for x in found), expected[0], 1e-2)
+    for i in (1, 2):
+        close(jnp.concatenate([x[i] for x in found], axis=1), expected[i], 1e-2)
 
 
 def test_what_is_not_taken_is_said():
