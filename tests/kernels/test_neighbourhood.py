@@ -1,24 +1,24 @@
 """Neighbourhood attention against full attention with the window as a mask: borders, blocks, gradients, memory."""
 
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ltx_jax.errors import UserError
-from ltx_jax.kernels.neighbourhood import neighbourhood_attention, window_starts
+from ltx_jax.kernels.neighbourhood import neighbourhood_attention
+from ltx_jax.kernels.neighbourhood_blocked import window_starts
 
 HEADS, WIDTH = 2, 4
 
 
 def seen_pairs(grid, window):
     """(T H W, T H W) bool, cell by cell from the definition."""
-    cells = list(itertools.product(*map(range, grid)))
-    starts = [[min(max(i - w // 2, 0), n - w) for i in range(n)] for n, w in zip(grid, window, strict=True)]
-    inside = lambda q, k: all(s[a] <= b < s[a] + w for s, a, b, w in zip(starts, q, k, window, strict=True))
-    return np.array([[inside(q, k) for k in cells] for q in cells])
+    seen = np.ones((1, 1), bool)
+    for n, w in zip(grid, window, strict=True):
+        starts = [min(max(i - w // 2, 0), n - w) for i in range(n)]
+        seen = np.kron(seen, np.array([[s <= key < s + w for key in range(n)] for s in starts]))
+    return seen
 
 
 def exact(q, k, v, d_out, window):
