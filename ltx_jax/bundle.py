@@ -82,8 +82,8 @@ def example_inputs_of(release: Release, part: str) -> tuple[Any, ...]:
         return (np.zeros((1, 8), np.int32), np.ones((1, 8), np.int32))
     time, height, width = release.video_vae.scale_factors
     examples = {
-        "video_encoder": zeros(1, 1 + time, height, width, 3),
-        "video_decoder": zeros(1, 2, 1, 1, release.video_vae.latent_channels),
+        "video_encoder": zeros(1, 1 + time, 2 * height, 2 * width, 3),  # reflecting padding needs two
+        "video_decoder": zeros(1, 2, 2, 2, release.video_vae.latent_channels),
         "audio_encoder": zeros(1, 16, audio.mel_bins, audio.in_channels),
         "audio_decoder": zeros(1, 4, frequencies, audio.z_channels),
         "vocoder": zeros(1, 16, audio.mel_bins, 2),

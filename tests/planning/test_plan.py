@@ -19,7 +19,7 @@ from ltx_jax.planning.plan import plan
 from ltx_jax.planning.report import as_dict, as_table
 from ltx_jax.planning.topology import topology
 from ltx_jax.planning.workload import Workload, make_programs
-from ltx_jax.releases import release
+from ltx_jax.releases import RELEASES, release
 from ltx_jax.training.dit import make_dit_program
 
 TPU = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (extra `plan`)")
@@ -71,6 +71,18 @@ def test_the_run_trains_with_the_program_that_is_planned(tiny):
     stage = dataclasses.replace(tiny.training.dit, batch_size=4)
     run = make_dit_program(tiny.model, stage, SMALL, mesh, tiny.training.seed)
     assert planned.lower().as_text() == run.lower().as_text()
+
+
+@pytest.mark.parametrize("name", RELEASES)
+def test_decoding_is_planned_for_every_release(name):
+    mesh = make_mesh(MeshConfig(data=2), jax.devices()[:2])
+    experiment = Experiment.from_config(experiment_config(name))
+    shape = VideoShape(9, 64, 64, 8.0)
+    video, audio = make_programs(experiment, Workload("decode", shape), mesh).values()
+    with jax.set_mesh(mesh):
+        frames = jax.eval_shape(video.jitted, *video.abstract_args)
+    assert frames.shape == (2, 9, 64, 64, 3) and frames.dtype == "uint8"
+    assert set(audio.abstract_args[0]) == {"audio_decoder", "audio_statistics", "vocoder"}
 
 
 def test_padded_tokens_keep_their_length(tiny):
