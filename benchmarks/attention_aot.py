@@ -1,8 +1,12 @@
 """What the compilers say of our attention kernels for a device that is not here: one row per kernel and tile."""
 
 import dataclasses
+import functools
+import os
 import re
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,11 +14,14 @@ import jax.numpy as jnp
 from attention_kernels import all_tiles, default_tile, families, ours
 
 from ltx_jax.errors import UserError
+from ltx_jax.kernels.tpu_neighbourhood import tpu_neighbourhood_attention
+from ltx_jax.kernels.tpu_neighbourhood_cut import Cut, queries_for
 from ltx_jax.planning.ptxas import compile_report
 from ltx_jax.planning.topology import Topology, topology
 
 WIDTHS = (64, 128)
 DTYPE = jnp.bfloat16
+STAGE_5 = ((121, 128, 192), (11, 11, 11))  # grid and window where the 2.5 decoder spends its time: 512 x 768 pixels
 SMALLEST = {"v5e": "2x2", "v5p": "2x2x1", "v6e": "2x2", "tpu7x": "2x2x1"}  # slices, of which one device is taken
 # Parts of the names of kernels -> what a row says.
 PARTS = {
@@ -29,7 +36,20 @@ def rows(name: str, tokens: int, every_tile: bool) -> Iterator[dict[str, Any]]:
     tokens: length of queries and keys. Raises UserError for an unknown chip or a compiler that is not installed.
     """
     size = SMALLEST.get(name)
-    target = topology(f"{name}:{size}" if size else name)
+    if not size:
+        yield from _attention_rows(topology(name), tokens, every_tile, _cuda)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        _dump_bundles(folder)
+        target = topology(f"{name}:{size}")
+        ask = functools.partial(_tpu, target, Path(folder))
+        call = lambda target, family, tile, x: ask(_step(family, tile), x)
+        yield from _attention_rows(target, tokens, every_tile, call)
+        yield from _neighbourhood_rows(target, ask)
+
+
+def _attention_rows(target: Topology, tokens: int, every_tile: bool, compiled: Callable[..., Any]) -> Iterator[Any]:
+    """compiled(target, family, tile, x): rows of one call."""
     device = target.devices[0]
     for width in WIDTHS:
         x = jax.ShapeDtypeStruct((2, tokens, 2, width), DTYPE)
@@ -37,7 +57,7 @@ def rows(name: str, tokens: int, every_tile: bool) -> Iterator[dict[str, Any]]:
             default = [default_tile(family, device.device_kind, width, DTYPE)]
             for tile in all_tiles(family, device.device_kind, width, DTYPE) if every_tile else default:
                 try:
-                    found = _tpu(target, family, tile, x) if size else _cuda(target, family, tile, x)
+                    found = compiled(target, family, tile, x)
                 except UserError:
                     raise
                 except Exception as error:  # a candidate may be too large for the device: that is what was asked
@@ -67,15 +87,48 @@ def _cuda(target: Topology, family: str, tile: Any, x: Any) -> list[dict[str, An
     return [{"part": _part(kernel.pop("name")), **kernel} for kernel in report]
 
 
-def _tpu(target: Topology, family: str, tile: Any, x: Any) -> list[dict[str, Any]]:
-    """Rows of the TPU compiler: the vector memory that each kernel was given."""
+def _neighbourhood_rows(target: Topology, ask: Callable[..., Any]) -> Iterator[dict[str, Any]]:
+    """Rows of the decoder's neighbourhood attention, whose block of queries follows from grid and window."""
+    (grid, window), head = STAGE_5, 64
+    queries = queries_for(target.devices[0].device_kind)
+    cut = Cut.best(grid, window, head, queries)
+    assert cut is not None
+    step = lambda q, k, v: tpu_neighbourhood_attention(q, k, v, window, head**-0.5, queries=queries)
+    for row in ask(step, jax.ShapeDtypeStruct((1, *grid, 4, head), DTYPE)):
+        variant = f"tpu neighbourhood {row.pop('part')} {head}"
+        yield {"variant": variant, "tile": {"queries": queries, "block": cut.block}, **row}
+
+
+def _dump_bundles(folder: str) -> None:
+    """Ask libtpu, which is not loaded yet, to write the schedule of every program."""
+    flags = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true"
+    flags += " --xla_jf_dump_llo_pass_label_regex=.*final_bundles"
+    os.environ["LIBTPU_INIT_ARGS"] = f"{os.environ.get('LIBTPU_INIT_ARGS', '')} {flags}".strip()
+
+
+def _bundles(folder: Path) -> dict[str, int]:
+    """Instruction bundles by kernel, of the schedules written since the last call; empty where none are."""
+    found = {}
+    for path in folder.rglob("*"):
+        if not path.is_file():
+            continue
+        name = re.search(r"(tpu_\w+?)_*(?:\.\d+)?-\d+-schedule-analysis_final_bundles", path.name)
+        total = re.search(r"total scheduled bundles:\s*(\d+)", path.read_text(errors="replace")) if name else None
+        if name and total:
+            found[name[1]] = int(total[1])
+        path.unlink()
+    return found
+
+
+def _tpu(target: Topology, folder: Path, step: Any, x: Any) -> list[dict[str, Any]]:
+    """Rows of the TPU compiler: the vector memory that each kernel was given, and the length of its program."""
     here = jax.sharding.SingleDeviceSharding(target.devices[0])
     placed = jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here)
-    text = jax.jit(_step(family, tile)).lower(placed, placed, placed).compile().as_text() or ""
-    found = []
+    text = jax.jit(step).lower(placed, placed, placed).compile().as_text() or ""
+    bundles, found = _bundles(folder), []
     for line in text.splitlines():
-        name = re.search(r"tpu_attention_(\w+?)\)*/pallas_call", line)
+        name = re.search(r"(tpu_(?:attention|neighbourhood)_\w+?)\)*/pallas_call", line)
         size = re.search(r'"used_scoped_memory_configs":\[\{"memory_space":"1","offset":"\d+","size":"(\d+)"', line)
         if "tpu_custom_call" in line and name and size:
-            found.append({"part": _part(name[1]), "vmem_bytes": int(size[1])})
+            found.append({"part": _part(name[1]), "vmem_bytes": int(size[1]), "bundles": bundles.get(name[1])})
     return found

@@ -34,9 +34,10 @@ def test_rows_of_a_tpu():
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert {row["variant"] for row in rows} == {
-        f"tpu {part} {n}" for n in (64, 128) for part in ("forward", "backward")
+        *(f"tpu {part} {n}" for n in (64, 128) for part in ("forward", "backward")),
+        "tpu neighbourhood forward 64",
     }
-    assert all(row["vmem_bytes"] > 0 and row["tile"]["queries"] for row in rows)
+    assert all(row["vmem_bytes"] > 0 and row["bundles"] > 100 and row["tile"]["queries"] for row in rows)
 
 
 @pytest.mark.parametrize("flags", [("--aot=v9z",), ("--tokens=many",), ("--autotune",)])
