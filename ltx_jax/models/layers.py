@@ -84,6 +84,34 @@ cast_matmul.defvjp(_cast_matmul_forward, _cast_matmul_backward)
 
 
 @jax.custom_vjp
+def matmul(x: Array, kernel: Array) -> Array:
+    """x (..., in) @ kernel (in, out), both of one dtype.
+
+    Its gradients are the usual ones, written so that a CPU's compiler transposes x for the kernel's, not the incoming
+    gradient: that one it would compute a second time in transposed order, which takes longer than the product.
+    A kernel that is not differentiated gets no gradient.
+    """
+    return x @ kernel
+
+
+def _matmul_forward(x: Any, kernel: Any) -> tuple[Array, tuple[Array | None, Array]]:
+    return x.value @ kernel.value, (x.value if kernel.perturbed else None, kernel.value)
+
+
+def _matmul_backward(kept: tuple[Array | None, Array], gradient: Any) -> tuple[Array | None, Array | None]:
+    x, kernel = kept
+    if isinstance(gradient, jax.custom_derivatives.SymbolicZero):
+        return None, None
+    if x is None:
+        return gradient @ kernel.T, None
+    rows = tuple(range(x.ndim - 1))
+    return gradient @ kernel.T, jax.lax.dot_general(x, gradient, ((rows, rows), ((), ())))  # (..., in), (in, out)
+
+
+matmul.defvjp(_matmul_forward, _matmul_backward, symbolic_zeros=True)
+
+
+@jax.custom_vjp
 def cast_add(y: Array, bias: Array) -> Array:
     """y (..., out) + bias (out,) in y's dtype; the gradient of the bias, stored wider, is summed in float32."""
     return y + bias.astype(y.dtype)
@@ -130,7 +158,7 @@ class Linear(nn.Module):
 
 def _matmul(x: Array, kernel: Array, axes: Axes) -> Array:
     """x @ kernel in x's dtype; a kernel stored in a wider type gets its gradient in that type."""
-    return cast_matmul(x, kernel, axes) if _is_wider(kernel, x) else x @ kernel.astype(x.dtype)
+    return cast_matmul(x, kernel, axes) if _is_wider(kernel, x) else matmul(x, kernel.astype(x.dtype))
 
 
 def _is_wider(stored: Array, used: Array) -> bool:

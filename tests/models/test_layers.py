@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ltx_jax.models.layers import Linear, init_params
+from ltx_jax.models.layers import Linear, init_params, matmul
+from ltx_jax.parallel.flops import jaxpr_flops
 from ltx_jax.parallel.mesh import MeshConfig, make_mesh
 
 KEYS = jax.random.split(jax.random.key(0), 3)
@@ -34,6 +35,26 @@ def test_a_float32_layer_computes_as_ever():
     params = init_params(layer, KEYS[0], x)
     text = jax.jit(lambda p, x: layer.apply({"params": p}, x)).lower(params, x).as_text()
     assert "sharding" not in text and "convert" not in text
+
+
+def test_the_incoming_gradient_is_never_transposed():
+    """A CPU's compiler would compute it twice, the second time in transposed order."""
+    x, kernel = jnp.zeros((3, 5, 8)), jnp.zeros((8, 6))
+    rows = jax.make_jaxpr(jax.grad(lambda x, k: jnp.sum(jnp.sin(matmul(x, k))), argnums=(0, 1)))(x, kernel)
+    products = [e for e in rows.jaxpr.eqns if e.primitive.name == "dot_general"]
+    assert [e.outvars[0].aval.shape for e in products].count((8, 6)) == 1
+    assert all(v.aval.shape != (6, 8) for e in products for v in e.outvars)
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.checkpoint], ids=["plain", "remat"])
+def test_a_kernel_that_is_not_trained_costs_no_product(wrap):
+    x, kernel = jax.random.normal(KEYS[1], (3, 5, 8)), jax.random.normal(KEYS[2], (2, 8, 8))
+    layers = lambda x, kernel: jnp.sum(jax.lax.scan(wrap(lambda x, k: (matmul(jnp.sin(x), k), None)), x, kernel)[0])
+    usual = lambda x, kernel: jnp.sum(jax.lax.scan(lambda x, k: (jnp.sin(x) @ k, None), x, kernel)[0])
+    for ours, wanted in zip(*(jax.grad(f, (0, 1))(x, kernel) for f in (layers, usual)), strict=True):
+        np.testing.assert_allclose(ours, wanted, rtol=1e-5, atol=1e-5)
+    frozen, both = (jaxpr_flops(jax.make_jaxpr(jax.grad(layers, a))(x, kernel)) for a in (0, (0, 1)))
+    assert both - frozen == 2 * 2 * x.size * 8
 
 
 @pytest.mark.parametrize("sizes", [(1, 4, 1, 2), (2, 2, 2, 1)], ids=str)
