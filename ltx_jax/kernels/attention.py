@@ -10,8 +10,10 @@ from jax.ad_checkpoint import checkpoint_name
 
 from ltx_jax.kernels import gpu, tpu
 from ltx_jax.kernels.blocked import blocked_attention
-from ltx_jax.kernels.context import attend, make_plan
+from ltx_jax.kernels.context import Plan, attend, make_plan
 from ltx_jax.kernels.local import Kernel
+from ltx_jax.kernels.prologue import Prologue, prepare
+from ltx_jax.kernels.prologue_attention import Preparation, attention_with_prologue, fuses, prepared
 from ltx_jax.kernels.reference import reference_attention
 from ltx_jax.kernels.sharded import kernel_on_mesh, on_mesh, query_partition
 from ltx_jax.kernels.spec import AttentionSpec, Mask
@@ -24,37 +26,72 @@ KERNELS = {"tpu": "tpu", **dict.fromkeys(gpu.PLATFORMS, "gpu")}  # by the platfo
 UNSUPPORTED: dict[str, Any] = {"tpu": tpu.unsupported, "gpu": gpu.unsupported}
 
 
-def attention(q: Array, k: Array, v: Array, mask: Mask = Mask(), spec: AttentionSpec = AttentionSpec()) -> Array:
+def attention(
+    q: Array,
+    k: Array,
+    v: Array,
+    mask: Mask = Mask(),
+    spec: AttentionSpec = AttentionSpec(),
+    prologue: Prologue | None = None,
+) -> Array:
     """Multi-head attention. q: (B, T, N, K); k, v: (B, S, G, K) with N a multiple of G (grouped heads are repeated).
 
     Returns (B, T, N, K) in q's dtype; scores and softmax statistics are float32. See AttentionSpec and Mask. The
     mesh's device kind decides between implementations, not the devices of this machine. For remat policies, the result
     (and the statistics, where the kernel is ours) has the name "attended".
+
+    prologue: norm and rotation of raw q and k, and gates of the output. The TPU kernel applies them to its tiles. Keys
+    sharded over `context` are visited more than once and prepared before they travel, by a kernel of its own; for other
+    implementations and interleaved rotation all are plain passes.
     """
     groups = q.shape[2] // k.shape[2]
     if groups * k.shape[2] != q.shape[2]:
         raise ValueError(f"{q.shape[2]} query heads are not a multiple of {k.shape[2]} key heads")
+    if groups > 1 and prologue is not None:
+        raise ValueError("A prologue wants as many key heads as query heads, for whose columns its weights are.")
     if groups > 1:
         k, v = (jnp.repeat(x, groups, axis=2) for x in (k, v))  # contiguous: head n reads n // groups
     mesh = jax.sharding.get_abstract_mesh()
     name = _choose(q, k, spec, mesh) if spec.implementation == "auto" else spec.implementation
-    if name == "reference" and not _named(spec):
-        return checkpoint_name(reference_attention(q, k, v, mask, spec), "attended")
     kind = "" if mesh.empty else mesh.abstract_device.device_kind
-    tile = tile_for(kind) if name == "tpu" else None
-    kernel = Kernel(name, spec, tile, kind) if name in UNSUPPORTED else Kernel("blocked", spec)
+    kernel = Kernel("blocked", spec)
+    if name in UNSUPPORTED:
+        kernel = Kernel(name, spec, tile_for(kind) if name == "tpu" else None, kind)  # type: ignore[arg-type]
     fits = lambda heads: name not in UNSUPPORTED or _takes(name, q, k, heads)
-    plan = None if name == "cudnn" else make_plan(kernel, q, k, spec, mesh, fits)
+    whole = name == "cudnn" or (name == "reference" and not _named(spec))
+    plan = None if whole else make_plan(kernel, q, k, spec, mesh, fits)
+    if prologue is None:
+        return _attend(name, kernel, plan, q, k, v, mask, spec, mesh)
+    tiles = fuses(name, spec, prologue)
+    if plan is None and tiles:
+        return attention_with_prologue(kernel, mesh, q, k, v, mask, prologue)
+    q_side, k_side = prologue.sides(q, k)
+    if plan is not None and tiles:
+        q = prepared(Preparation(kernel, mesh, plan.queries), q, q_side)
+        k = prepared(Preparation(kernel, mesh, plan.keys), k, k_side)
+    else:
+        q, k = prepare(q, q_side, prologue.rotation), prepare(k, k_side, prologue.rotation)
+    out = _attend(name, kernel, plan, q, k, v, mask, spec, mesh)
+    return out if prologue.gates is None else out * prologue.gates[..., None]
+
+
+def _attend(
+    name: str, kernel: Kernel, plan: Plan | None, q: Array, k: Array, v: Array, mask: Mask, spec: AttentionSpec,
+    mesh: Any,
+) -> Array:  # fmt: skip
+    """Attention of prepared q, k by the implementation `name`, over `context` where there is a plan for that."""
     if plan is not None:
         return attend(plan, q, k, v, mask)
+    if name == "reference" and not _named(spec):
+        return checkpoint_name(reference_attention(q, k, v, mask, spec), "attended")
     alone = mesh.empty or mesh.size == 1
     if name == "tpu" and not alone:
         return kernel_on_mesh(kernel, mesh, q, k, v, mask)
     local: dict[str, Any] = {
         "reference": reference_attention,
         "blocked": blocked_attention,
-        "tpu": functools.partial(tpu.tpu_attention, tile=tile),
-        "gpu": functools.partial(gpu.gpu_attention, device_kind=kind),
+        "tpu": functools.partial(tpu.tpu_attention, tile=kernel.tile),
+        "gpu": functools.partial(gpu.gpu_attention, device_kind=kernel.device_kind),
         "cudnn": gpu.cudnn_attention,
     }
     out = local[name](q, k, v, mask, spec) if alone else on_mesh(local[name], q, k, v, mask, spec, mesh)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from ltx_jax.kernels import blocked, gpu, tpu
+from ltx_jax.kernels.prologue import Side
 from ltx_jax.kernels.softmax import LOG2E
 from ltx_jax.kernels.spec import AttentionSpec, Mask
 from ltx_jax.kernels.tiles import Tile
@@ -41,6 +42,13 @@ class Kernel:
             settings = {"device_kind": self.device_kind, "interpret": self.interpret}
             return gpu.gpu_attention_with_statistics(q, k, v, mask, self.spec, **settings)
         return blocked.blocked_attention_with_statistics(q, k, v, mask, self.spec, self.block)
+
+    def forward_with_prologue(
+        self, q: Array, k: Array, v: Array, sides: tuple[Side, Side], gates: Array | None, mask: Mask
+    ) -> tuple[Array, Array]:
+        """As `forward` of `prologue.prepare`d q and k, the output times gates (B, T, N). The kernel "tpu" alone."""
+        settings = {"tile": self.tile, "interpret": self.interpret}
+        return tpu.tpu_forward_with_prologue(q, k, v, sides, gates, mask, self.spec, **settings)
 
     def backward(
         self, q: Array, k: Array, v: Array, mask: Mask, lse: Array, delta: Array, d_out: Array

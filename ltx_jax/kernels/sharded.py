@@ -30,7 +30,7 @@ def query_partition(shape: tuple[int, ...], spec: AttentionSpec, mesh: Any) -> P
 
 def on_mesh(local: Local, q: Array, k: Array, v: Array, mask: Mask, spec: AttentionSpec, mesh: Any) -> Array:
     """`local` on every device of `mesh` for its part of q: (B, T, N, K); k, v: (B, S, N, K). Returns (B, T, N, K)."""
-    queries, keys, _, places = _places(q.shape, mask, spec, mesh)
+    queries, keys, _, places = attention_places(q.shape, mask, spec, mesh)
     run = jax.shard_map(
         lambda q, k, v, mask: local(q, k, v, mask, spec),
         mesh=mesh,
@@ -51,7 +51,7 @@ def kernel_on_mesh(kernel: Kernel, mesh: Any, q: Array, k: Array, v: Array, mask
 
 
 def _kernel_forward(kernel: Kernel, mesh: Any, q: Array, k: Array, v: Array, mask: Mask) -> tuple[Array, Any]:
-    queries, keys, rows, places = _places(q.shape, mask, kernel.spec, mesh)
+    queries, keys, rows, places = attention_places(q.shape, mask, kernel.spec, mesh)
     specs = {"in_specs": (queries, keys, keys, places), "out_specs": (queries, rows)}
     results = jax.shard_map(kernel.forward, mesh=mesh, **specs, check_vma=False)(q, k, v, mask)
     out, lse = (checkpoint_name(x, "attended") for x in results)
@@ -59,25 +59,35 @@ def _kernel_forward(kernel: Kernel, mesh: Any, q: Array, k: Array, v: Array, mas
 
 
 def _kernel_backward(kernel: Kernel, mesh: Any, saved: Any, d_out: Array) -> tuple[Any, ...]:
-    q, _, _, mask, _, _ = saved
-    queries, keys, rows, places = _places(q.shape, mask, kernel.spec, mesh)
+    q, k, v, mask, out, lse = saved
+    return (*backward_on_mesh(kernel, mesh, q, k, v, mask, lse, row_products(out, d_out), d_out), None)
 
-    def device(q: Array, k: Array, v: Array, mask: Mask, out: Array, lse: Array, d_out: Array) -> tuple[Array, ...]:
-        dq, dk, dv = kernel.backward(q, k, v, mask, lse, row_products(out, d_out), d_out)
+
+def backward_on_mesh(
+    kernel: Kernel, mesh: Any, q: Array, k: Array, v: Array, mask: Mask, lse: Array, delta: Array, d_out: Array
+) -> tuple[Array, Array, Array]:
+    """`kernel.backward` on every device of `mesh`: dq, dk, dv. lse, delta: (B, N, T) float32; d_out: (B, T, N, K)."""
+    queries, keys, rows, places = attention_places(q.shape, mask, kernel.spec, mesh)
+
+    def device(*arrays: Any) -> tuple[Array, Array, Array]:
+        dq, dk, dv = kernel.backward(*arrays)
         if queries[1] is not None:  # every device saw other queries
             total = jax.lax.psum((dk.astype(jnp.float32), dv.astype(jnp.float32)), queries[1])
             dk, dv = total[0].astype(k.dtype), total[1].astype(v.dtype)
         return dq, dk, dv
 
-    inputs = (queries, keys, keys, places, queries, rows, queries)
+    inputs = (queries, keys, keys, places, rows, rows, queries)
     run = jax.shard_map(device, mesh=mesh, in_specs=inputs, out_specs=(queries, keys, keys), check_vma=False)
-    return (*run(*saved, d_out), None)
+    dq, dk, dv = run(q, k, v, mask, lse, delta, d_out)
+    return dq, dk, dv
 
 
 kernel_on_mesh.defvjp(_kernel_forward, _kernel_backward)
 
 
-def _places(shape: tuple[int, ...], mask: Mask, spec: AttentionSpec, mesh: Any) -> tuple[Any, Any, Any, Mask]:
+def attention_places(
+    shape: tuple[int, ...], mask: Mask, spec: AttentionSpec, mesh: Any
+) -> tuple[PartitionSpec, PartitionSpec, PartitionSpec, Mask]:
     """Where queries of `shape`, keys, statistics (B, N, T) and the parts of the mask lie."""
     batch, tokens, heads, _ = query_partition(shape, spec, mesh)
     queries, keys = PartitionSpec(batch, tokens, heads, None), PartitionSpec(batch, None, heads, None)

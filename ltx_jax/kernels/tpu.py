@@ -12,12 +12,15 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.pallas import tpu as pltpu
 
+from ltx_jax.kernels.prologue import Side
 from ltx_jax.kernels.softmax import LOG2E, key_lengths, mismatch, row_products
 from ltx_jax.kernels.spec import AttentionSpec, Mask
 from ltx_jax.kernels.tiles import DEFAULT, LANES, Tile
 from ltx_jax.kernels.tpu_backward import backward
 from ltx_jax.kernels.tpu_common import Array, Call
-from ltx_jax.kernels.tpu_forward import forward
+from ltx_jax.kernels.tpu_forward import forward, forward_grid
+from ltx_jax.kernels.tpu_prepare import prepare_tiles
+from ltx_jax.kernels.tpu_prologue import Extras, keys_fit, side_inputs
 
 Interpret = bool | pltpu.InterpretParams
 SUPPORTED = (
@@ -79,6 +82,29 @@ def tpu_attention_with_statistics(
     return out.reshape(q.shape), lse
 
 
+def tpu_forward_with_prologue(
+    q: Array, k: Array, v: Array, sides: tuple[Side, Side], gates: Array | None, mask: Mask, spec: AttentionSpec,
+    *, tile: Tile | None = None, interpret: Interpret = False,
+) -> tuple[Array, Array]:  # fmt: skip
+    """As `tpu_attention_with_statistics` of `prologue.prepare`d q and k, and the output times gates, (B, T, N).
+
+    q, k: raw; sides: what prepares each, with split rotation. Not differentiable, not for causal calls. Keys of a head
+    that do not fit in VMEM (`Tile.resident` bytes) are prepared outside the kernel.
+    """
+    if spec.causal:
+        raise NotImplementedError("The TPU attention kernel prepares no queries and keys of causal attention.")
+    call, (flat_q, flat_k, flat_v, *masks) = _prepare(q, k, v, mask, spec, tile, interpret, prescale=False)
+    extras = Extras(side_inputs(sides[0], _scale(q, spec) * LOG2E))
+    if keys_fit(forward_grid(call), k.dtype.itemsize):
+        extras = extras._replace(k=side_inputs(sides[1]))
+    else:
+        flat_k = prepare_tiles(k, sides[1], tile=tile, interpret=interpret).reshape(flat_k.shape)
+    if gates is not None:
+        extras = extras._replace(gates=gates.astype(jnp.float32).transpose(0, 2, 1)[:, :, None])  # (B, N, 1, T)
+    out, lse = forward(call, flat_q, flat_k, flat_v, *masks, extras)
+    return out.reshape(q.shape), lse[:, :, 0]
+
+
 def tpu_backward(
     q: Array, k: Array, v: Array, mask: Mask, spec: AttentionSpec, lse: Array, delta: Array, d_out: Array,
     *, tile: Tile | None = None, interpret: Interpret = False,
@@ -100,15 +126,16 @@ def _scale(q: Array, spec: AttentionSpec) -> float:
 
 
 def _prepare(
-    q: Array, k: Array, v: Array, mask: Mask, spec: AttentionSpec, tile: Tile | None, interpret: Interpret
-) -> tuple[Call, tuple[Any, ...]]:
-    """The call's static half, and its arrays as the kernels take them."""
+    q: Array, k: Array, v: Array, mask: Mask, spec: AttentionSpec, tile: Tile | None, interpret: Interpret,
+    *, prescale: bool = True,
+) -> tuple[Call, tuple[Any, ...]]:  # fmt: skip
+    """The call's static half, and its arrays as the kernels take them; prescale: scale and log2(e) go into q here."""
     reason = unsupported(q, k, v)
     if reason is not None:
         raise NotImplementedError(f"The TPU attention kernels take {SUPPORTED}; here {reason}.")
     (batch, queries, heads, width), keys = q.shape, k.shape[1]
-    # One pass that XLA fuses into whatever made q; it saves a multiplication per score in both kernels.
-    q = (q.astype(jnp.float32) * (_scale(q, spec) * LOG2E)).astype(q.dtype)
+    if prescale:  # one pass that XLA fuses into whatever made q; it saves a multiplication per score in both kernels
+        q = (q.astype(jnp.float32) * (_scale(q, spec) * LOG2E)).astype(q.dtype)
     flat = lambda x: x.reshape(*x.shape[:2], heads * width)  # (B, T, N * K)
     lengths = key_lengths(mask, batch, keys)
     keep = None if mask.keep is None else mask.keep.astype(jnp.float32)[:, None, :]  # (B, 1, S)

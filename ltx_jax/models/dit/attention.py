@@ -9,27 +9,12 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from ltx_jax.kernels.attention import attention
+from ltx_jax.kernels.prologue import Prologue, Rotation, Tables, packed, rotate
 from ltx_jax.kernels.spec import AttentionSpec, Mask
-from ltx_jax.models.layers import Array, Dtype, Linear, gelu, partitioned, rms_norm
+from ltx_jax.models.layers import Array, Dtype, Linear, gelu, partitioned
 from ltx_jax.parallel.rules import constrain
 
-Tables = tuple[Array, Array]
-
-
-def rotate(x: Array, tables: Tables, rope_type: str = "split") -> Array:
-    """Rotate the pairs of every head (spec transformer.md 5.2, 5.3); float32 inside, x's dtype out.
-
-    x: (B, T, N, K); tables: cos and sin, (B or 1, T, N or 1, K/2). A pair is (x[i], x[i + K/2]) in the split layout and
-    (x[2i], x[2i + 1]) in the interleaved one; both layouts read the same tables.
-    """
-    cos, sin = (jnp.asarray(t, jnp.float32) for t in tables)
-    y = x.astype(jnp.float32)
-    half = x.shape[-1] // 2
-    if rope_type == "split":
-        a, b = y[..., :half], y[..., half:]
-        return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
-    a, b = y[..., 0::2], y[..., 1::2]
-    return jnp.stack([a * cos - b * sin, b * cos + a * sin], axis=-1).reshape(x.shape).astype(x.dtype)  # (B, T, N, K)
+__all__ = ["Attention", "FeedForward", "Tables", "packed", "rotate"]
 
 
 class Attention(nn.Module):
@@ -45,7 +30,7 @@ class Attention(nn.Module):
     head_dim: int
     norm_eps: float = 1e-6
     gated: bool = False
-    rope_type: str = "split"
+    rope_type: Rotation = "split"
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
     tokens: str = "tokens_replicated"
@@ -63,26 +48,28 @@ class Attention(nn.Module):
     ) -> Array:
         """(B, T, query_dim) -> (B, T, query_dim).
 
-        context: (B, S, context_dim), or None for self-attention. rope_q, rope_k: see `rotate`; keys use rope_q when
-        rope_k is None, and nothing is rotated when rope_q is None. keep: (B, 1, 1), 1 keeps the attention and 0 puts
+        context: (B, S, context_dim), or None for self-attention. rope_q, rope_k: cos and sin, (B or 1, T, N, K/2), or
+        one table as `packed` makes it (best made once for all layers); keys use rope_q when rope_k is None, and nothing
+        is rotated when rope_q is None. keep: (B, 1, 1), 1 keeps the attention and 0 puts
         the value projection in its place (spec section 9; needs as many keys as queries).
         """
         inner = self.heads * self.head_dim
         y, y_tokens = (x, self.tokens) if context is None else (context, self.context_tokens)
         linear = lambda name: Linear(inner, ("embed", "heads"), True, self.dtype, self.param_dtype, name=name)
         weight = lambda name: self.param(name, partitioned(nn.initializers.ones, "heads"), (inner,), self.param_dtype)
-        q = rms_norm(linear("to_q")(x), weight("q_norm"), self.norm_eps)
-        k = rms_norm(linear("to_k")(y), weight("k_norm"), self.norm_eps)
-        q, k, v = self._heads(q, self.tokens), self._heads(k, y_tokens), self._heads(linear("to_v")(y), y_tokens)
-        if rope_q is not None:
-            q, k = rotate(q, rope_q, self.rope_type), rotate(k, rope_q if rope_k is None else rope_k, self.rope_type)
-        q, k, v = checkpoint_name(q, "query"), checkpoint_name(k, "key"), checkpoint_name(v, "value")
+        q = checkpoint_name(self._heads(linear("to_q")(x), self.tokens), "query")
+        k = checkpoint_name(self._heads(linear("to_k")(y), y_tokens), "key")
+        v = checkpoint_name(self._heads(linear("to_v")(y), y_tokens), "value")
+        tables = (None, None) if rope_q is None else (packed(rope_q), packed(rope_q if rope_k is None else rope_k))
+        gates = self._gates(x) if self.gated else None
+        prologue = Prologue(
+            weight("q_norm"), weight("k_norm"), *tables, gates if keep is None else None, self.norm_eps, self.rope_type
+        )
         spec = AttentionSpec(query_tokens=self.tokens, key_tokens=y_tokens)
-        o = attention(q, k, v, mask, spec)  # (B, T, N, K)
+        o = attention(q, k, v, mask, spec, prologue)  # (B, T, N, K)
         if keep is not None:
             o = jnp.where(keep[..., None] > 0, o, v)
-        if self.gated:
-            o = o * self._gates(x)[..., None]
+            o = o if gates is None else o * gates[..., None]
         o = constrain(o.reshape(*o.shape[:2], inner), "batch", self.tokens, "act_heads")  # (B, T, N*K)
         out = Linear(self.query_dim, ("heads", "embed"), True, self.dtype, self.param_dtype, name="to_out")(o)
         return checkpoint_name(constrain(out, "batch", self.tokens, "act_embed"), "attention_out")

@@ -14,6 +14,7 @@ import numpy as np
 
 from ltx_jax.config import require
 from ltx_jax.errors import UserError
+from ltx_jax.kernels.prologue import packed
 from ltx_jax.kernels.spec import Mask
 from ltx_jax.models.dit.adaln import AdaLN, modulate, per_token
 from ltx_jax.models.dit.block import Block, StreamInputs, table_init
@@ -111,11 +112,12 @@ class Entry(nn.Module):
             "cross_rope": self._tables(stream.cross_rotary, audio.heads, audio.head_dim),
         }
 
-    def _tables(self, rotary: Rotary, heads: int, head_dim: int) -> tuple[Array, Array]:
-        tokens = self.config.stream(self.modality).tokens
-        cos, sin = gather_tables(rotary, heads, head_dim)  # (B or 1, T, N, K/2)
-        names = ("batch" if cos.shape[0] > 1 else None, tokens, "act_heads", None)
-        return constrain(cos, *names), constrain(sin, *names)
+    def _tables(self, rotary: Rotary, heads: int, head_dim: int) -> Array:
+        """(B or 1, T, N * K) float32: here, so that one table serves all layers."""
+        table = packed(gather_tables(rotary, heads, head_dim))
+        return constrain(
+            table, "batch" if table.shape[0] > 1 else None, self.config.stream(self.modality).tokens, "act_heads"
+        )
 
     def _context(self, text: Array) -> Array:
         if not self.config.caption_proj_before_connector:

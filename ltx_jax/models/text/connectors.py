@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ltx_jax.config import require
+from ltx_jax.kernels.prologue import packed
 from ltx_jax.kernels.spec import Mask
 from ltx_jax.models.dit.attention import Attention, FeedForward, Tables
 from ltx_jax.models.dit.rope import gather_tables, rotary
@@ -41,10 +42,10 @@ def context_mask(mask: Array, registers: int) -> Array:
 
 
 def connector_tables(config: ConnectorConfig, tokens: int) -> Tables:
-    """Rotary cosines and sines (1, S, N, K/2) of the plain positions 0..S-1."""
+    """Rotary cosines and sines of the plain positions 0..S-1, packed: (1, S, N * K)."""
     positions = np.arange(tokens, dtype=np.float32)[None, None]  # (1, 1, S)
     table = rotary(positions, config.width, config.max_pos, config.theta, config.precision)
-    return gather_tables(table, config.heads, config.head_dim)
+    return packed(gather_tables(table, config.heads, config.head_dim))
 
 
 class ConnectorLayer(nn.Module):
