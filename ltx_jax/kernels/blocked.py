@@ -2,7 +2,7 @@
 
 The fallback of every device and the default wherever no hand-written kernel fits. The scores of one (query block, key
 block) pair are all that ever exists; the backward pass recomputes them from the saved log-sum-exp (FlashAttention's
-recurrences). Lengths that blocks do not divide are padded inside and masked.
+recurrences). Lengths are cut into equal blocks; what these do not divide is padded inside and masked.
 """
 
 import functools
@@ -16,7 +16,8 @@ from ltx_jax.kernels.softmax import HIDDEN
 from ltx_jax.kernels.spec import AttentionSpec, Mask
 
 Array = jax.Array
-BLOCK = 512  # rows and columns of one tile of scores
+BLOCK = 512  # most rows and columns of one tile of scores
+ALIGNED = 16  # rows of a block are a multiple: one vector of float32
 
 
 def blocked_attention(q: Array, k: Array, v: Array, mask: Mask, spec: AttentionSpec, block: int = BLOCK) -> Array:
@@ -61,7 +62,7 @@ def _prepare(q: Array, k: Array, v: Array, mask: Mask, spec: AttentionSpec, bloc
     b, t, _, width = q.shape
     s = k.shape[1]
     scale = width**-0.5 if spec.scale is None else spec.scale
-    bq, bk = min(block, t), min(block, s)
+    bq, bk = block_size(t, block), block_size(s, block)
     keep = jnp.arange(_ceil(s, bk)) < s if mask.length is None else jnp.arange(_ceil(s, bk)) < mask.length[:, None]
     keep = jnp.broadcast_to(keep, (b, _ceil(s, bk)))
     if mask.keep is not None:
@@ -69,6 +70,12 @@ def _prepare(q: Array, k: Array, v: Array, mask: Mask, spec: AttentionSpec, bloc
     bias = None if mask.bias is None else _pad_bias(mask.bias, t, _ceil(t, bq), s, _ceil(s, bk))
     blocks = (_to_blocks(q, bq), _to_blocks(k, bk), _to_blocks(v, bk))
     return (scale, spec.causal, spec.window), (*blocks, _split(keep, bk), bias)
+
+
+def block_size(length: int, most: int) -> int:
+    """Rows of equal blocks of at most `most` that pad the least: 515 rows are two blocks of 272, not of 512."""
+    count = math.ceil(length / most)
+    return length if count == 1 else min(most, _ceil(math.ceil(length / count), ALIGNED))
 
 
 def _ceil(length: int, block: int) -> int:
