@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 from jax.sharding import Mesh
 
-from ltx_jax.bundle import Bundle, audio_tokens, modules, video_tokens
+from ltx_jax.bundle import Bundle, LazyParts, Modules, abstract_parts, audio_tokens, modules, video_tokens
 from ltx_jax.checkpoints.load import load_bundle
 from ltx_jax.config import require, to_mapping
 from ltx_jax.data.clips import Clip
@@ -26,6 +26,7 @@ from ltx_jax.errors import UserError
 from ltx_jax.models.text.features import stack_states
 from ltx_jax.parallel.mesh import MeshConfig, make_mesh
 from ltx_jax.parallel.program import batch_like, place, replicated
+from ltx_jax.parallel.rules import param_shardings
 from ltx_jax.releases import Release
 
 Array = jax.Array
@@ -35,12 +36,16 @@ CONFIGS = ("text", "connectors", "video_vae", "audio_vae", "text_length")  # wha
 
 @dataclasses.dataclass(frozen=True)
 class EncoderSpec:
-    """A `ClipEncoder` by its files, to be opened where it works: here, or in a Ray actor."""
+    """A `ClipEncoder` by its files, to be opened where it works: here, or in a Ray actor.
+
+    mesh: of the devices there; its fsdp and tensor axes spread the weights, of which the text encoder's are many.
+    """
 
     checkpoint: str
     text_encoder: str | None = None
     batch: int = 4
     dtype: Literal["float32", "bfloat16"] = "float32"
+    mesh: MeshConfig = MeshConfig()
 
     def __post_init__(self):
         require(self.batch >= 1, f"At least one clip must be encoded at a time, not {self.batch}.")
@@ -51,8 +56,8 @@ class EncoderSpec:
         return load_bundle(self.checkpoint, self.text_encoder, dtype)
 
     def open(self, mesh: Mesh | None = None) -> "ClipEncoder":
-        """The encoder, its weights on the devices of `mesh` (default: all of this process)."""
-        return ClipEncoder(self.bundle(), self.batch, self.dtype, mesh)
+        """The encoder, its weights on the devices of `mesh` (default: all of this process, as the spec says)."""
+        return ClipEncoder(self.bundle(), self.batch, self.dtype, mesh or make_mesh(self.mesh, jax.local_devices()))
 
 
 class ClipEncoder:
@@ -69,11 +74,12 @@ class ClipEncoder:
             raise UserError(f"The text encoder of {release.name} is not supported yet.")
         self.batch = batch
         self._mesh = mesh or make_mesh(MeshConfig())
+        self._rows = filled(batch, self._mesh)
         platform = self._mesh.devices.flat[0].platform
         nets = modules(release, dtype=jnp.dtype(dtype), platform=platform)
         nets["audio_encoder"] = modules(release, platform=platform)["audio_encoder"]
         self._tokenizer = bundle.tokenizer
-        self._params = jax.device_put({part: bundle.params[part] for part in PARTS}, replicated(self._mesh))
+        self._params = place_parts(release, nets, bundle.params, PARTS, self._mesh)
         self._video = jax.jit(lambda params, video: video_tokens(nets, params, video.astype(jnp.float32) / 127.5 - 1))
         self._audio = jax.jit(functools.partial(audio_tokens, nets), static_argnums=2)
         self._text = jax.jit(functools.partial(text_features, nets))
@@ -112,13 +118,38 @@ class ClipEncoder:
         return pack(self.text([""])[0], {"caption": ""})
 
     def _run(self, function: Any, *arrays: np.ndarray, static: tuple[Any, ...] = ()) -> Any:
-        """Call with the batch filled up by copies of its last row; returns host arrays without them."""
+        """Call with the rows filled up by copies of its last row; returns host arrays without them."""
         count = len(arrays[0])
-        full = [np.concatenate([x, np.repeat(x[-1:], self.batch - count, axis=0)]) for x in arrays]
+        full = [np.concatenate([x, np.repeat(x[-1:], self._rows - count, axis=0)]) for x in arrays]
         with jax.set_mesh(self._mesh):
             placed = [place(x, batch_like(x, self._mesh)) for x in full]
             result = function(self._params, *placed, *static)
         return jax.tree.map(lambda x: np.asarray(x)[:count], result)
+
+
+def filled(batch: int, mesh: Mesh) -> int:
+    """`batch` rounded up to what the mesh's batch axes divide."""
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    return -(-batch // shards) * shards
+
+
+def place_parts(
+    release: Release, nets: Modules, params: Mapping[str, Any], parts: Sequence[str], mesh: Mesh
+) -> dict[str, Any]:
+    """`parts` of `params` on the devices of `mesh`, each sharded as the rules say, the statistics replicated.
+
+    What can be read again is let go of on the host as soon as it is placed.
+    """
+    with jax.set_mesh(mesh):
+        shapes, axes = abstract_parts(release, nets, [part for part in parts if part in nets])
+    shardings = param_shardings(axes, shapes, mesh)
+    placed = {}
+    for part in parts:
+        placed[part] = jax.device_put(params[part], shardings.get(part, replicated(mesh)))
+        if isinstance(params, LazyParts):
+            jax.block_until_ready(placed[part])
+            params.drop(part)
+    return placed
 
 
 def text_features(nets: Any, params: Any, ids: Array, mask: Array) -> tuple[Array, Array]:
