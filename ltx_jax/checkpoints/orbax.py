@@ -1,8 +1,10 @@
 """Training checkpoints: state, data position and configuration of one step together, written atomically by Orbax."""
 
+import contextlib
 import logging
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,15 +84,39 @@ def save_weights(folder: str | os.PathLike[str], weights: Any) -> None:
         checkpointer.save(Path(folder).absolute(), weights, force=True)
 
 
-def load_weights(folder: str | os.PathLike[str], abstract: Any) -> Any:
-    """Read what `save_weights` wrote. abstract: ShapeDtypeStructs, with shardings where the arrays go to devices.
+def stored_parts(folder: str | os.PathLike[str]) -> tuple[str, ...]:
+    """The first keys of what `save_weights` wrote. Raises UserError as `load_weights`."""
+    with _reading(folder), ocp.StandardCheckpointer() as checkpointer:
+        return tuple(checkpointer.metadata(Path(folder).absolute()).item_metadata.tree)
 
+
+def load_weights(folder: str | os.PathLike[str], abstract: Any) -> Any:
+    """Read what `save_weights` wrote, or only the part of it that `abstract` has.
+
+    abstract: ShapeDtypeStructs, with shardings where the arrays go to devices; None for everything, as it was.
     Raises UserError when the folder is missing, damaged, or of another model.
     """
+    with _reading(folder):
+        if abstract is None:
+            with ocp.StandardCheckpointer() as checkpointer:
+                return checkpointer.restore(Path(folder).absolute())
+        how = ocp.checkpoint_utils.construct_restore_args(abstract)
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            found = checkpointer.restore(
+                Path(folder).absolute(), ocp.args.PyTreeRestore(abstract, restore_args=how, partial_restore=True)
+            )
+    leaves = list(zip(jax.tree.leaves(found), jax.tree.leaves(abstract), strict=True))  # what is missing stays abstract
+    if any(isinstance(x, jax.ShapeDtypeStruct) or x.shape != wanted.shape for x, wanted in leaves):
+        raise UserError(f"The weights in '{folder}' are of another model.")
+    return found
+
+
+@contextlib.contextmanager
+def _reading(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns what Orbax says of a folder that cannot be read into a UserError."""
     if not Path(folder).is_dir():
         raise UserError(f"There are no trained weights in '{folder}'.")
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            return checkpointer.restore(Path(folder).absolute(), abstract)
+        yield
     except (ValueError, KeyError, OSError) as error:
         raise UserError(f"The weights in '{folder}' cannot be read, or are of another model.") from error

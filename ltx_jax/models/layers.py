@@ -129,7 +129,7 @@ class Linear(nn.Module):
     """y = x @ kernel + bias over the last axis; kernel is (in, out), stored in `param_dtype`, used in `dtype`.
 
     axes: logical names of (in, out). Where the collection `lora` holds `a` (in, rank) and `b` (rank, out) for this
-    layer, (x a) b is added.
+    layer, (x a) b is added; with `keys`, one per sample, and `keep` (), the adapter sees x through dropout.
     """
 
     features: int
@@ -152,8 +152,20 @@ class Linear(nn.Module):
             y = cast_add(y, bias) if _is_wider(bias, y) else y + bias.astype(self.dtype)
         if self.has_variable("lora", "a"):
             a, b = (self.get_variable("lora", name) for name in ("a", "b"))
+            if self.has_variable("lora", "keys"):
+                x = dropout(x, self.get_variable("lora", "keys"), self.get_variable("lora", "keep"))
             y = y + _matmul(_matmul(x, a, (self.axes[0], None)), b, (None, self.axes[1]))
         return y
+
+
+def dropout(x: Array, keys: Array, keep: Array) -> Array:
+    """x (B, ...) with every number kept with the probability `keep` and divided by it, else zero; keys (B,).
+
+    A sample's draws follow from its key and run over its own axes, so that neither batch nor padding behind its tokens
+    change them.
+    """
+    kept = jax.vmap(lambda key: jax.random.bernoulli(key, keep, x.shape[1:]))(keys)
+    return jnp.where(kept, x / keep, 0).astype(x.dtype)
 
 
 def _matmul(x: Array, kernel: Array, axes: Axes) -> Array:

@@ -95,7 +95,7 @@ def make_initializer(
             if start is None:
                 params = jax.jit(random, out_shardings=shardings.params)()
             else:
-                params = place(start, abstract.params)
+                params = place(dict(start), abstract.params)
             make = functools.partial(initial_state, optimizer=optimizer, config=config)
             return jax.jit(make, out_shardings=shardings)(params)
 

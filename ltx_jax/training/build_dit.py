@@ -1,6 +1,7 @@
 """The transformer's stage: encoded clips, their references and text features, frozen parts, adapters, previews."""
 
 import dataclasses
+import functools
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -8,18 +9,20 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
-from ltx_jax.bundle import audio_tokens, video_tokens
+from ltx_jax.bundle import LazyParts, audio_tokens, video_tokens
 from ltx_jax.checkpoints.lora import merge_lora
 from ltx_jax.checkpoints.names.dit import dit_names
 from ltx_jax.config import require
+from ltx_jax.data.encode import filled, place_parts, text_features
 from ltx_jax.data.features import TextFeatures, WithFeatures, encode_captions, store_captions
 from ltx_jax.data.latents import LatentStore, encode_clips
 from ltx_jax.data.references import ReferenceSource, WithReferences, reference_folder
 from ltx_jax.data.source import Source
-from ltx_jax.models.text.features import stack_states
 from ltx_jax.models.text.tokenizer import Tokenizer
-from ltx_jax.parallel.multihost import first_then_all, local_mesh
+from ltx_jax.parallel.mesh import MeshConfig, make_mesh
+from ltx_jax.parallel.multihost import first_then_all
 from ltx_jax.parallel.program import batch_like, place
 from ltx_jax.training import vae
 from ltx_jax.training.build import Params, Setting, make_initializer, networks
@@ -35,8 +38,9 @@ from ltx_jax.training.dit import (
 from ltx_jax.training.inputs import abstract_batch, dit_tables
 from ltx_jax.training.loop import Stage
 from ltx_jax.training.lora import PART as LORA
-from ltx_jax.training.lora import initial_lora
+from ltx_jax.training.lora import initial_lora, loaded_lora
 from ltx_jax.training.parts import initial_parts
+from ltx_jax.training.record import base_record
 
 NETWORKS = ("transformer", "text", "connectors")  # what a trained model must bring where a part of it stays frozen
 
@@ -66,7 +70,7 @@ def dit_stage(setting: Setting, start: Params | None, encoders: Params) -> Stage
         name="dit", config=config, program=program, frozen=place(frozen, program.abstract_args[1]),
         initialize=make_initializer(setting, program, "dit", *first_values(setting, objective, start)),
         batches=lambda: setting.batches(rows, config.batch_size, collator),
-        identity=setting.identity("dit"), preview=preview(setting, start, encoders),
+        identity=setting.identity("dit") | base_record(fixed), preview=preview(setting, start, encoders),
     )  # fmt: skip
 
 
@@ -87,7 +91,9 @@ def first_values(
         return (lambda: initial_parts(release, objective.networks, parts, seed)), given
     with jax.set_mesh(setting.mesh):
         shapes, _ = abstract_trainable(release, objective.networks, config)
-    return (lambda: {LORA: initial_lora(shapes[LORA], seed)}), None
+    load = functools.partial(loaded_lora, config.lora, release.transformer, shapes[LORA], seed)
+    given = LazyParts({LORA: load}) if config.lora.init else None  # a run that goes on needs the file no more
+    return (lambda: {LORA: initial_lora(shapes[LORA], seed)}), given
 
 
 def preview(setting: Setting, start: Params | None, encoders: Params) -> Callable | None:
@@ -133,13 +139,10 @@ def clip_rows(
 
 def caption_features(setting: Setting, store: LatentStore, params: Params) -> TextFeatures:
     """The features of all captions of the store, made by the frozen text encoder and kept beside the clips."""
-    mesh, tokenizer = local_mesh(setting.mesh), setting.tokenizer
+    mesh, tokenizer = encoding_mesh(setting.mesh), setting.tokenizer
     nets = networks(setting.release, "float32", mesh)
-
-    @jax.jit
-    def run(params: Params, ids: jax.Array, mask: jax.Array) -> Any:
-        states = stack_states(nets["text"].apply({"params": params["text"]}, ids, mask))  # type: ignore[arg-type]
-        return nets["connectors"].apply({"params": params["connectors"]}, states, mask, method="extract")
+    run = jax.jit(functools.partial(text_features, nets))
+    placed_params = functools.cache(lambda: place_parts(setting.release, nets, params, tuple(params), mesh))
 
     def encode_text(captions: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         assert tokenizer is not None
@@ -147,14 +150,20 @@ def caption_features(setting: Setting, store: LatentStore, params: Params) -> Te
         with jax.set_mesh(mesh):
             batch = {"ids": ids, "mask": mask}
             placed = place(batch, batch_like(batch, mesh))
-            video, audio = run(params, placed["ids"], placed["mask"])
+            video, audio = run(placed_params(), placed["ids"], placed["mask"])
         return np.asarray(video), np.asarray(audio), mask
 
     captions = store_captions(store)
     texts = zlib.crc32("\n".join(captions).encode())
     folder = setting.latents.with_name(f"{setting.latents.name}_text")
     fingerprint = f"{texts:08x} {checksum(params)}"
-    return first_then_all("captions", lambda: encode_captions(captions, encode_text, folder, fingerprint))
+    rows = filled(32, mesh)
+    return first_then_all("captions", lambda: encode_captions(captions, encode_text, folder, fingerprint, batch=rows))
+
+
+def encoding_mesh(mesh: Mesh) -> Mesh:
+    """`mesh`, or with several processes the devices of this one, over which weights are spread."""
+    return mesh if jax.process_count() == 1 else make_mesh(MeshConfig(1, -1), jax.local_devices())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +187,7 @@ def encode(
 
     Of several processes the first one encodes, into a folder that all see.
     """
-    mesh = local_mesh(setting.mesh)
+    mesh = encoding_mesh(setting.mesh)
     nets = networks(setting.release, "float32", mesh)
     pixels = lambda params, video: video_tokens(nets, params, vae.pixels(video))
     sound = lambda params, waveform: audio_tokens(nets, params, waveform, length)
@@ -195,7 +204,8 @@ def encode(
     encoders = {name: encoders[name] for name in names}
     clips = setting.config.dit.clips
     fingerprint = f"{source.fingerprint} {checksum(encoders)} {clips}"
-    return first_then_all("clips", lambda: encode_clips(source, both, clips, folder, fingerprint, batch=batch))
+    rows = filled(batch, mesh)
+    return first_then_all("clips", lambda: encode_clips(source, both, clips, folder, fingerprint, batch=rows))
 
 
 def checksum(tree: Any) -> str:

@@ -23,6 +23,7 @@ from ltx_jax.training.config import DiTStage
 from ltx_jax.training.dit import frozen_parts, make_dit_objective, make_dit_program
 from ltx_jax.training.inputs import dit_tables
 from ltx_jax.training.loop import Stage
+from ltx_jax.training.record import base_record
 
 
 def prepared_stage(
@@ -58,7 +59,7 @@ def prepared_stage(
             clips, setting.data.seed, config.batch_size, collate, workers=setting.data.workers,  # type: ignore[arg-type]
             process_index=share, process_count=shares,
         ),
-        identity=setting.identity("dit"),
+        identity=setting.identity("dit") | base_record(fixed),
         preview=None if decoders is None else preview(setting, start, decoders),
     )  # fmt: skip
 

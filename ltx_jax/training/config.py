@@ -24,11 +24,12 @@ class StageConfig:
     """What every stage has.
 
     steps: optimizer updates; `optimizer.steps` always follows it. batch_size: of all devices together. ema_decay: 0
-    turns the moving average off. checkpoint_every, log_every, sample_every: in steps (0: never; a checkpoint is always
-    written at the end). keep: newest checkpoints that are kept. dtype: of the computation; parameters are float32.
-    accumulate: parts that a batch goes through in, one after the other, for less memory; the gradients are the same.
-    gradient_dtype: of the gradients of stacked layers' kernels, made and summed over the devices in it; bfloat16 halves
-    their memory and traffic and needs dtype bfloat16. guard: which steps are refused.
+    turns the moving average off. checkpoint_every, log_every, sample_every: in steps; 0: never, but a checkpoint is
+    always written at the end, and samples are made there unless never. keep: newest checkpoints that are kept. dtype:
+    of the computation; parameters are float32. accumulate: parts that a batch goes through in, one after the other, for
+    less memory; the gradients are the same. gradient_dtype: of the gradients of stacked layers' kernels, made and
+    summed over the devices in it; bfloat16 halves their memory and traffic and needs dtype bfloat16. guard: which steps
+    are refused.
     """
 
     steps: int = 1000

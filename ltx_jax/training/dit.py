@@ -21,7 +21,7 @@ from ltx_jax.streams import Context, Rotary, Stream
 from ltx_jax.training.config import DiTStage
 from ltx_jax.training.inputs import ClipSizes, abstract_batch, clip_sizes, dit_tables, mask_folders
 from ltx_jax.training.lora import PART as LORA
-from ltx_jax.training.lora import abstract_lora, scaled
+from ltx_jax.training.lora import abstract_lora, scaled, with_dropout
 from ltx_jax.training.losses import bucket_names, masked_loss, sigma_buckets
 from ltx_jax.training.modes import Mode, Share, fit_mode
 from ltx_jax.training.noise import Draws, NoisyStream, choose, draw, draw_masks, mix, noise_stream
@@ -55,7 +55,7 @@ class DiTObjective:
         contexts = self._contexts(parts, self._drop_captions(batch, frozen["empty"], step))
         video, audio, choice = self._streams(batch, step)
         velocities = self.networks["transformer"].apply(
-            self._variables(parts),
+            self._variables(parts, step, batch["video"].shape[0]),
             None if video is None else self._video_stream(video, frozen["tables"]),
             None if audio is None else _stream(audio, frozen["tables"], "audio"),
             *(Context(tokens) for tokens in contexts),
@@ -75,11 +75,14 @@ class DiTObjective:
             metrics |= {f"loss_{s.name}": _mean(total, choice == i) for i, s in enumerate(self.shares)}
         return jnp.mean(total), metrics
 
-    def _variables(self, parts: Any) -> dict[str, Any]:
-        """The transformer's variables: parameters, and adapters where they are trained."""
-        variables = {"params": parts["transformer"]}
-        if self.config.lora is not None:
-            variables["lora"] = scaled(parts[LORA], self.config.lora.scale)
+    def _variables(self, parts: Any, step: Array, size: int) -> dict[str, Any]:
+        """The transformer's variables: parameters, and adapters where they are trained. size: of the batch."""
+        variables, lora = {"params": parts["transformer"]}, self.config.lora
+        if lora is not None:
+            variables["lora"] = scaled(parts[LORA], lora.scale)
+        if lora is not None and lora.dropout:
+            keys = sample_keys(self.seed, "train.lora_dropout", step, size)
+            variables["lora"] = with_dropout(variables["lora"], lora.dropout, keys)
         return variables
 
     def _streams(self, batch: Batch, step: Array) -> tuple[NoisyStream | None, NoisyStream | None, Array | None]:

@@ -126,7 +126,7 @@ class _Run:
             self._advance(step, metrics)
             last, stopped = step == config.steps, terminated(step)
             save = last or stopped or _due(step, config.checkpoint_every)
-            sample = self.stage.preview is not None and (last or _due(step, config.sample_every))
+            sample = self.stage.preview is not None and _shown(step, config)
             if save or sample or _due(step, config.log_every):
                 self._read()
             if save:
@@ -208,6 +208,11 @@ def _restore(stage: Stage, checkpoints: Checkpoints, batches: Batches) -> tuple[
 def _speed(program: Program) -> Speed:
     peak = peak_flops(program.mesh)
     return Speed(program.model_flops() if peak and program.model_flops else 0.0, peak)
+
+
+def _shown(step: int, config: StageConfig) -> bool:
+    """Whether samples are made after `step`: as often as asked for, and at the end; never where never is asked for."""
+    return config.sample_every > 0 and (step == config.steps or _due(step, config.sample_every))
 
 
 def _due(step: int, every: int) -> bool:

@@ -9,11 +9,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from ltx_jax.checkpoints.lora import targeted
+from ltx_jax.checkpoints.lora import load_lora, modules_of, targeted
 from ltx_jax.checkpoints.names.dit import dit_names
 from ltx_jax.config import require
 from ltx_jax.models.dit.config import DiTConfig
+from ltx_jax.parallel.multihost import say
 from ltx_jax.random import named_key
 
 Array = jax.Array
@@ -25,17 +27,21 @@ class LoRAConfig:
     """Adapters y = W x + (alpha / rank) B A x beside the frozen transformer.
 
     target_modules: patterns of official module names; a layer is adapted when its name equals one or ends with "." and
-    it, so that `attn1.to_k` leaves `audio_attn1.to_k` alone and `to_k` means all of them.
+    it, so that `attn1.to_k` leaves `audio_attn1.to_k` alone and `to_k` means all of them. dropout: the share of an
+    adapter's inputs that is zero in each step. init: a LoRA file of this rank to start from, in any usual spelling.
     """
 
     rank: int = 64
     alpha: int = 64
     target_modules: tuple[str, ...] = ("to_k", "to_q", "to_v", "to_out.0")
+    dropout: float = 0.0
+    init: str | None = None
 
     def __post_init__(self):
         require(self.rank >= 2, f"The rank of a LoRA must be at least 2, not {self.rank}.")
         require(self.alpha >= 1, f"The alpha of a LoRA must be at least 1, not {self.alpha}.")
         require(bool(self.target_modules), "A LoRA needs at least one pattern in target_modules.")
+        require(0 <= self.dropout < 1, f"The dropout of a LoRA must lie in [0, 1), not {self.dropout}.")
 
     @property
     def scale(self) -> float:
@@ -84,6 +90,61 @@ def scaled(lora: Any, scale: float) -> Any:
     if scale == 1:
         return lora
     return jax.tree_util.tree_map_with_path(lambda path, x: x * scale if path[-1].key == "b" else x, lora)
+
+
+def with_dropout(lora: Any, rate: float, keys: Array) -> Any:
+    """The collection with what `Linear` needs for dropout beside every adapter. keys: (B,), one per sample.
+
+    Every layer draws from keys of its own, which follow from its path and its number in the stack.
+    """
+
+    def walk(node: Any, path: str) -> Any:
+        if "a" not in node:
+            return {name: walk(child, f"{path}.{name}") for name, child in node.items()}
+        stack = node["b"].shape[:-2]  # (L,), or () for a layer that stands alone
+        own = jax.vmap(lambda key: named_key(key, path))(keys)  # (B,)
+        if stack:
+            fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
+            own = jax.vmap(fold, in_axes=(None, 0))(own, jnp.arange(*stack))  # (L, B)
+        return {**node, "keys": own, "keep": jnp.full(stack, 1 - rate, jnp.float32)}
+
+    return walk(lora, "")
+
+
+def loaded_lora(config: LoRAConfig, dit: DiTConfig, shapes: Any, seed: int) -> Any:
+    """First values from the file `config.init`, host arrays; layers that it lacks get those of `initial_lora`.
+
+    A note names how many layers the file lacks or has beyond the targets. Raises UserError for a file that holds no
+    LoRA, another rank, sizes of another model, or none of the targets.
+    """
+    assert config.init is not None
+    adapter, names = load_lora(config.init), targeted(dit_names(dit), config.target_modules)
+    wanted = [module for name in names for module in modules_of(name)]
+    fitting = {module: pair for module, pair in adapter.pairs.items() if module in set(wanted)}
+    require(bool(fitting), f"The LoRA '{config.init}' has none of the layers that lora.target_modules names.")
+    ranks = sorted({pair[0].shape[0] for pair in fitting.values()})
+    require(
+        ranks == [config.rank],
+        f"The LoRA '{config.init}' is of rank {', '.join(map(str, ranks))}; set training.dit.lora.rank to it.",
+    )
+    lacking, more = len(wanted) - len(fitting), len(adapter.pairs) - len(fitting)
+    if lacking or more:
+        say(f"note: '{config.init}' lacks {lacking} of {len(wanted)} adapted layers, and has {more} others (left out)")
+    values = jax.device_get(jax.jit(lambda: initial_lora(shapes, seed))())
+    for name in names:
+        node = _at(values, name.path[:-1])
+        for i, module in enumerate(modules_of(name)):
+            if module in fitting:
+                _fill(node, i if name.layers is not None else (), *fitting[module], config)
+    return values
+
+
+def _fill(node: Any, at: Any, a: np.ndarray, b: np.ndarray, config: LoRAConfig) -> None:
+    """Put a pair A (rank, in), B (out, rank) of a file, whose scale is in B, into layer `at` of a node."""
+    found, own = (b.shape[0], a.shape[1]), (node["b"].shape[-1], node["a"].shape[-2])
+    require(found == own, f"The LoRA '{config.init}' is for a layer of {found}, but the model has {own}.")
+    node["a"], node["b"] = (np.array(node[side], np.float32) for side in ("a", "b"))
+    node["a"][at], node["b"][at] = a.T, b.T.astype(np.float32) / np.float32(config.scale)
 
 
 def _at(tree: Any, path: tuple[str, ...]) -> Any:

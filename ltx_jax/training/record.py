@@ -5,10 +5,12 @@ import json
 import os
 import platform
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from ltx_jax.errors import UserError
@@ -16,7 +18,8 @@ from ltx_jax.errors import UserError
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ltx-jax")
 # Settings that change how a run is watched and kept, not what it computes.
 WATCHED = ("checkpoint_every", "keep", "log_every", "sample_every", "workers", "on_error")
-FREE = frozenset((*WATCHED, "remat", "accumulate", "max_skipped"))
+FREE = frozenset((*WATCHED, "remat", "accumulate", "max_skipped", "init"))
+BASE, SAMPLED = "base", 4096  # key of a run's frozen weights; numbers that are looked at of every array
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -37,6 +40,15 @@ def differing_keys(ours: Any, theirs: Any, where: str = "", shared: bool = False
     return [] if ours == theirs else [where]
 
 
+def base_record(frozen: Any) -> dict[str, str]:
+    """What tells frozen weights apart, as part of a run's identity: a number of a sample of every array's bits."""
+    value = 0
+    for leaf in jax.tree.leaves(frozen):
+        flat = np.asarray(leaf).reshape(-1)
+        value = zlib.crc32(np.ascontiguousarray(flat[:: max(1, flat.size // SAMPLED)]).tobytes(), value)
+    return {BASE: f"{value:08x}"} if frozen else {}
+
+
 def check_config(ours: Any, theirs: Any, where: str) -> None:
     """Raise UserError naming the keys in which a checkpoint's configuration is another one.
 
@@ -44,6 +56,11 @@ def check_config(ours: Any, theirs: Any, where: str) -> None:
     """
     ours = json.loads(json.dumps(ours))  # tuples become lists, as they did in the checkpoint
     keys = [k for k in differing_keys(ours, theirs, shared=True) if k.rpartition(".")[2] not in FREE]
+    if keys == [BASE]:
+        raise UserError(
+            f"'{where}' was trained on other frozen weights than these; name the model that it began with by "
+            "--init_from, or use another workdir."
+        )
     if keys:
         named = ", ".join(keys[:6]) + (f" and {len(keys) - 6} more" if len(keys) > 6 else "")
         raise UserError(f"'{where}' is of another configuration ({named}); use another workdir, or that configuration.")

@@ -25,7 +25,7 @@ SHAPE = VideoShape(
 UNOPTIMISED = {"xla_backend_optimization_level": 0}  # compiles in half the time
 CONFIG = DiTStage(batch_size=8, first_frame_probability=0.5, caption_dropout=0.3)
 # Every mode, references behind the video tokens (45 + 45), adapters beside frozen weights, text features given.
-MIXTURE = dataclasses.replace(CONFIG, modes=tuple(MODES), lora=LoRAConfig(rank=2, alpha=4))
+MIXTURE = dataclasses.replace(CONFIG, modes=tuple(MODES), lora=LoRAConfig(rank=2, alpha=4, dropout=0.2))
 
 
 def host_batch(release, objective, rng):

@@ -11,17 +11,20 @@ from tiny import one_device, save_tiny_model, tiny_release
 
 from ltx_jax import experiment as experiments
 from ltx_jax.checkpoints.orbax import load_weights
+from ltx_jax.checkpoints.parts import PartNames, part_names
 from ltx_jax.data.buckets import parse_buckets
-from ltx_jax.data.clips import ClipRules
+from ltx_jax.data.clips import Clip, ClipRules
 from ltx_jax.data.config import DataConfig
 from ltx_jax.data.encode import EncoderSpec, model_identity
 from ltx_jax.data.engines import LocalEngine
 from ltx_jax.data.prepare import prepare
 from ltx_jax.data.prepared import PreparedClips
+from ltx_jax.data.records import unpack
 from ltx_jax.data.toyworld import ToyWorldConfig, render
 from ltx_jax.errors import UserError
 from ltx_jax.experiment import Experiment, run_training
 from ltx_jax.media.video import write_video
+from ltx_jax.parallel.mesh import MeshConfig
 from ltx_jax.training import loop
 from ltx_jax.training.config import DiTStage, TrainingConfig
 from ltx_jax.training.lora import LoRAConfig
@@ -35,14 +38,11 @@ STAGE = DiTStage(
 
 
 @pytest.fixture(scope="module", autouse=True)
-def programs(tmp_path_factory):
-    """Programs that several runs compile are compiled once, and no samples are made."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("programs")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+def without_samples(programs):
+    """No samples are made: sampling has its own tests."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiments, "write_samples", lambda *_: None)  # sampling has its own tests
+        patch.setattr(experiments, "write_samples", lambda *_: None)
         yield
-    jax.config.update("jax_compilation_cache_dir", None)
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +67,21 @@ def prepared(model, tmp_path_factory):
     return root / "out"
 
 
+def test_encoders_spread_over_a_mesh_say_the_same(model):
+    spread = EncoderSpec(str(model), batch=3, mesh=MeshConfig(2, 2, 1, 2)).open()
+    for part in ("text", "connectors", "video_encoder", "audio_encoder"):
+        leaves = jax.tree.leaves(spread._params[part])
+        here = sum(x.addressable_shards[0].data.size for x in leaves)
+        assert here < 0.6 * sum(x.size for x in leaves), part
+    clips = [Clip("a.mp4", "a.mp4", "a red circle", parse_buckets(["16x16x5"], 8.0)[0], 0.0)] * 3
+    worlds = [render(0, i, ToyWorldConfig(16, 5)) for i in range(3)]
+    items = [{"video": world.video, "audio": world.audio, "has_audio": True} for world in worlds]
+    ours, theirs = (e(clips, items) for e in (spread, EncoderSpec(str(model), batch=3).open(one_device())))
+    for a, b in zip(ours, theirs, strict=True):
+        for name, expected in unpack(b)[0].items():
+            np.testing.assert_allclose(unpack(a)[0][name].astype(float), expected.astype(float), atol=2e-2)
+
+
 def run(prepared, model, workdir, **changes):
     experiment = Experiment(
         tiny_release(), data=DataConfig(path=str(prepared), frames=5, height=16, width=16),
@@ -89,6 +104,15 @@ def test_stored_clips_are_what_the_model_makes_of_the_files(prepared, model):
     assert item["caption"] == "a red circle" and not item["has_audio"]
     for name, features in encoder.text(["a red circle", "a blue square"])[0].items():
         np.testing.assert_allclose(item[name], features.astype(np.float32), atol=1e-2)
+
+
+def test_only_the_parts_that_a_run_needs_are_read(prepared, model, tmp_path, monkeypatch):
+    read, real = [], PartNames.read
+    monkeypatch.setattr(PartNames, "read", lambda self, tensors: read.append(self.prefixes) or real(self, tensors))
+    run(prepared, model, tmp_path, steps=1)
+    known = part_names(tiny_release())
+    needed = ("transformer", "connectors", "video_statistics", "audio_statistics")
+    assert sorted(read) == sorted(known[part].prefixes for part in needed)
 
 
 def test_a_lora_trains_on_all_buckets_and_resumes_bit_for_bit(prepared, model, tmp_path):

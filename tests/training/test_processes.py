@@ -31,7 +31,7 @@ def program(workdir: Path, mesh: str, steps: int, pause: float) -> None:
     from ltx_jax.training.step import make_train_program
 
     multihost.start()
-    config = dataclasses.replace(CONFIG, steps=steps)
+    config = dataclasses.replace(CONFIG, steps=steps, sample_every=steps)
     devices = make_mesh(MeshConfig(*SIZES[mesh]))
     share, shares = multihost.batch_share(devices, 4)
 

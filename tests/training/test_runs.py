@@ -6,7 +6,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from tiny import one_device, save_tiny_model, tiny_release
+from tiny import save_tiny_model, tiny_release
 
 from ltx_jax import experiment as experiments
 from ltx_jax.checkpoints.lora import apply_loras, load_lora
@@ -14,7 +14,9 @@ from ltx_jax.checkpoints.orbax import load_weights
 from ltx_jax.data.config import DataConfig
 from ltx_jax.errors import UserError
 from ltx_jax.experiment import Experiment, run_training
+from ltx_jax.parallel.mesh import MeshConfig, make_mesh
 from ltx_jax.pipelines.runner import open_model
+from ltx_jax.training import stages as runs
 from ltx_jax.training.config import DiTStage, ReferenceConfig, TrainingConfig
 from ltx_jax.training.lora import LoRAConfig
 from ltx_jax.training.metrics import read_metrics
@@ -35,41 +37,68 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def without_samples(monkeypatch):
+def without_samples(programs, monkeypatch):
     monkeypatch.setattr(experiments, "write_samples", lambda *args: None)
 
 
-def train(stage, workdir, model, stages=("dit",)):
+def train(stage, workdir, model, stages=("dit",), sizes=(1, 1, 1, 1)):
     experiment = Experiment(tiny_release(), data=DATA, training=TrainingConfig(dit=stage))
-    run_training(experiment, one_device(), workdir, stages, model)
+    mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: int(np.prod(sizes))])
+    run_training(experiment, mesh, workdir, stages, model)
 
 
-def test_a_mixture_of_all_modes_trains_and_resumes_bit_for_bit(tmp_path, model):
-    """One program for every mode, a smaller reference included; half a run goes on as the whole one did."""
-    stage = dataclasses.replace(STAGE, modes=tuple(MODES), reference=ReferenceConfig(downscale=2, temporal=2))
-    train(stage, tmp_path / "whole", model)
-    shutil.copytree(tmp_path / "whole", tmp_path / "half")
+def cut_in_half(whole, folder):
+    """A copy of a finished run of four steps as it was after two."""
+    shutil.copytree(whole, folder)
     for gone in ("checkpoints/4", "weights"):
-        shutil.rmtree(tmp_path / "half" / "dit" / gone)
-    (tmp_path / "half" / "dit" / "finished.json").unlink()
-    train(stage, tmp_path / "half", model)
-    whole, half = (open_model(tmp_path / name / "model").params["transformer"] for name in ("whole", "half"))
-    assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(half), strict=True))
-    metrics = read_metrics(tmp_path / "half" / "dit" / "metrics.jsonl")
+        shutil.rmtree(folder / "dit" / gone)
+    (folder / "dit" / "finished.json").unlink()
+    return folder
+
+
+def weights(workdir):
+    return jax.tree.leaves(jax.device_get(load_weights(workdir / "dit" / "weights", None)))
+
+
+EVERY_MODE = dataclasses.replace(
+    STAGE, modes=tuple(MODES), reference=ReferenceConfig(downscale=2, temporal=2),
+    optimizer=OptimizerConfig(learning_rate=1e-4, schedule=ScheduleConfig("constant")),
+)  # fmt: skip
+ADAPTED = dataclasses.replace(EVERY_MODE, lora=LoRAConfig(rank=2, alpha=4, dropout=0.2))
+
+
+@pytest.mark.parametrize("stage", [EVERY_MODE, ADAPTED], ids=["whole model", "adapters"])
+def test_a_mixture_of_all_modes_resumes_bit_for_bit_and_onto_another_mesh(tmp_path, model, stage):
+    """One program for every mode, a smaller reference included; half a run goes on as the whole one did."""
+    train(stage, tmp_path / "whole", model)
+    halves = {sizes: cut_in_half(tmp_path / "whole", tmp_path / str(sizes)) for sizes in ((1, 1, 1, 1), (1, 2, 2, 2))}
+    for sizes, half in halves.items():
+        train(stage, half, model, sizes=sizes)
+    expected, (same, other) = weights(tmp_path / "whole"), map(weights, halves.values())
+    assert all(np.array_equal(a, b) for a, b in zip(expected, same, strict=True))
+    assert max(np.max(np.abs(a - b)) for a, b in zip(expected, other, strict=True)) <= 1e-6
+    metrics = read_metrics(halves[1, 1, 1, 1] / "dit" / "metrics.jsonl")
     assert len(metrics) == 4 and all(np.isfinite(line["loss"]) for line in metrics)
     assert {name for line in metrics for name in line} > {"loss_video", "loss_audio"}
 
 
-def test_a_lora_changes_only_its_own_parameters(tmp_path, model):
+def test_a_lora_changes_only_its_own_parameters(tmp_path, model, monkeypatch):
+    stages, real = [], runs.run_stage
+    monkeypatch.setattr(runs, "run_stage", lambda stage, folder: stages.append(stage) or real(stage, folder))
+    files = {path: path.read_bytes() for path in model.rglob("*") if path.is_file()}
     lora = LoRAConfig(rank=2, alpha=4, target_modules=("attn1.to_q", "audio_ff.net.2"))
     train(dataclasses.replace(STAGE, lora=lora), tmp_path, model, ("video_vae", "audio_vae", "dit"))
     assert not (tmp_path / "model").exists() and not (tmp_path / "video_vae").exists()
+    base, frozen = open_model(model), stages[0].frozen["params"]
+    assert set(frozen) == {"transformer", "connectors"}
+    for part, tree in frozen.items():  # what the steps read is still the model, to the bit
+        assert all(map(np.array_equal, jax.tree.leaves(tree), jax.tree.leaves(base.params[part])))
+    assert files == {path: path.read_bytes() for path in model.rglob("*") if path.is_file()}
     path, release = tmp_path / "lora.safetensors", tiny_release()
     adapter = load_lora(path)
     layers = range(release.transformer.num_layers)
     assert set(adapter.pairs) == {f"transformer_blocks.{i}.{m}" for i in layers for m in lora.target_modules}
     assert all(np.any(b) for _, b in adapter.pairs.values())
-    base = open_model(model)
     merged = apply_loras(base, [(str(path), 1.0)])
     changed = [
         jax.tree_util.keystr(key)
@@ -83,6 +112,22 @@ def test_a_lora_changes_only_its_own_parameters(tmp_path, model):
     assert changed == ["['blocks']['audio']['ff']['out']['kernel']", "['blocks']['video']['attn1']['to_q']['kernel']"]
     trained = load_weights(tmp_path / "dit" / "weights", None)
     assert list(trained) == ["lora"] and sum(x.size for x in jax.tree.leaves(trained)) < 2000
+
+
+def test_a_lora_run_notices_other_base_weights(tmp_path, model):
+    stage = dataclasses.replace(STAGE, steps=2, lora=LoRAConfig(rank=2, target_modules=("attn1.to_q",)))
+    train(stage, tmp_path / "run", model)
+    (tmp_path / "run" / "dit" / "finished.json").unlink()
+    with pytest.raises(UserError, match="other frozen weights"):
+        train(stage, tmp_path / "run", save_tiny_model(tmp_path / "other", seed=1))
+    train(stage, tmp_path / "run", model)
+    with pytest.raises(UserError, match="is a LoRA run"):
+        train(stage, tmp_path / "next", tmp_path / "run")
+    init = dataclasses.replace(stage.lora, init=str(tmp_path / "run" / "lora.safetensors"))
+    train(dataclasses.replace(stage, steps=1, lora=init), tmp_path / "next", model)
+    first, second = (load_lora(tmp_path / name / "lora.safetensors").pairs for name in ("run", "next"))
+    for module, (a, _) in first.items():
+        np.testing.assert_allclose(second[module][0], a, atol=0.05)  # one step from where the other run ended
 
 
 def test_frozen_text_stays_and_the_model_is_whole(tmp_path, model):

@@ -1,13 +1,14 @@
 """The smallest release with every part and switch of the toy, and a model of it, for tests of training."""
 
 import dataclasses
+import math
 from pathlib import Path
 
 import jax
 import ml_dtypes
 import numpy as np
 
-from ltx_jax.bundle import NETWORKS, Bundle, modules
+from ltx_jax.bundle import NETWORKS, Bundle, abstract_parts, modules
 from ltx_jax.checkpoints.save import save_bundle
 from ltx_jax.experiment import toy_tokenizer
 from ltx_jax.models.audio_vae.config import AudioVAEConfig, VocoderConfig
@@ -17,7 +18,6 @@ from ltx_jax.models.text.connectors import TextConnectorsConfig
 from ltx_jax.models.video_vae.config import VideoVAEConfig
 from ltx_jax.parallel.mesh import MeshConfig, make_mesh
 from ltx_jax.releases import Release, release
-from ltx_jax.training.parts import initial_parts
 
 TEXT_LENGTH = 16
 
@@ -64,11 +64,19 @@ def one_device():
     return make_mesh(MeshConfig(), jax.devices()[:1])
 
 
-def save_tiny_model(folder: Path) -> Path:
+def save_tiny_model(folder: Path, seed: int = 0) -> Path:
     """Write a model of random weights into `folder`, and return it."""
     release = tiny_release()
     with jax.set_mesh(one_device()):
-        params = jax.jit(lambda: initial_parts(release, modules(release), NETWORKS, 0))()
+        shapes, _ = abstract_parts(release, modules(release), NETWORKS)
+    rng = np.random.default_rng(seed)
+
+    def draw(path, x):
+        """Like the initial values, without compiling a program for them."""
+        scale = math.prod(x.shape[-2:-1]) ** -0.5 if path[-1].key == "kernel" else 0.1
+        return (scale * rng.normal(size=x.shape)).astype(np.float32)
+
+    params = jax.tree_util.tree_map_with_path(draw, shapes)
     widths = {"video_statistics": release.video_vae.latent_channels, "audio_statistics": release.audio_vae.token_width}
     for part, width in widths.items():
         params[part] = {"mean": np.zeros(width, np.float32), "std": np.ones(width, np.float32)}
