@@ -85,7 +85,7 @@ def _attend(
     if name == "reference" and not _named(spec):
         return checkpoint_name(reference_attention(q, k, v, mask, spec), "attended")
     alone = mesh.empty or mesh.size == 1
-    if name == "tpu" and not alone:
+    if name in UNSUPPORTED and not alone:
         return kernel_on_mesh(kernel, mesh, q, k, v, mask)
     local: dict[str, Any] = {
         "reference": reference_attention,
@@ -95,7 +95,7 @@ def _attend(
         "cudnn": gpu.cudnn_attention,
     }
     out = local[name](q, k, v, mask, spec) if alone else on_mesh(local[name], q, k, v, mask, spec, mesh)
-    return out if name == "tpu" else checkpoint_name(out, "attended")  # the TPU kernel names its own
+    return out if name in UNSUPPORTED else checkpoint_name(out, "attended")  # our kernels name their own
 
 
 def _named(spec: AttentionSpec) -> bool:
