@@ -24,7 +24,7 @@ from ltx_jax.kernels.tpu_neighbourhood_cut import Cut
 
 Array = jax.Array
 HIDING = -(2.0**100)  # a query's entry for what it does not see
-VMEM = 48 * MIB  # the limit that a kernel asks for; it needs 5 to 20
+VMEM = 48 * MIB  # the limit that a kernel asks for; bfloat16 takes up to 10 MiB forward and 23 backward
 
 
 def grid_of(cut: Cut, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -73,6 +73,7 @@ class Ring:
         self.cut, self.sources = cut, (k, v)
         *self.landing, self.coded, self.values, self.semaphores = scratch
         self.batch, self.group, self.row, self.column, self.step = (pl.program_id(axis) for axis in range(5))
+        self.block = self.step, self.row, self.column  # the block of queries, by its number along each axis
 
     def turn(self) -> None:
         """Bring the ring to the present step, and start to copy what the next one adds."""
@@ -100,12 +101,16 @@ class Ring:
         begin = jnp.where(step == 0, end - slots, self.cut.origin(0, jnp.maximum(step - 1, 0)) + slots)
         jax.lax.fori_loop(0, end - begin, lambda n, _: act(n, begin + n, column), None)
 
-    def _copies(self, place: Array, frame: Array, column: Array) -> list[Any]:
+    def place(self, frame: Array, column: Array) -> tuple[Any, ...]:
+        """Where a frame of the surroundings lies in an array (B, T, H, W, N * K)."""
         rows = pl.ds(self.cut.origin(1, self.row), self.cut.rows)
         cols = pl.ds(self.cut.column_origin(column), self.cut.cols)
         lanes = pl.ds(pl.multiple_of(self.group * self.cut.width, LANES), self.cut.width)
+        return self.batch, frame, rows, cols, lanes
+
+    def _copies(self, place: Array, frame: Array, column: Array) -> list[Any]:
         return [
-            pltpu.make_async_copy(source.at[self.batch, frame, rows, cols, lanes], landing.at[place], semaphore)
+            pltpu.make_async_copy(source.at[self.place(frame, column)], landing.at[place], semaphore)
             for source, landing, semaphore in zip(
                 self.sources, self.landing, (self.semaphores.at[0], self.semaphores.at[1]), strict=True
             )
@@ -128,6 +133,10 @@ class Ring:
             self.coded[h, slot, :, slice(0, cut.head) if cut.pack == 1 else lanes] = keys[:, lanes].astype(
                 self.coded.dtype
             )
+        self.keep(slot, keys, values)
+
+    def keep(self, slot: Array, keys: Array, values: Array) -> None:
+        """Keep what else a kernel wants of a frame: (rows * cols, width) float32 each."""
         self.values[slot] = values.T.astype(self.values.dtype)
 
     def _write_codes(self) -> None:
@@ -154,9 +163,18 @@ def flat(x: Array) -> Array:
     return x.astype(jnp.float32).reshape(-1, x.shape[-1])
 
 
-def coded_queries(cut: Cut, x: Array, step: Array, row: Array, column: Array) -> list[Array]:
-    """Per head (queries, depth) in x's dtype: its columns of x (bt, bh, bw, width), and which keys each leaves out."""
-    block, queries = (step, row, column), flat(x)
+def inside(cut: Cut, x: Array, block: tuple[Array, Array, Array]) -> Array:
+    """x (bt, bh, bw, width) as (queries, width) float32, zero for queries beyond the grid, whatever x holds there."""
+    x = x.astype(jnp.float32)
+    for axis, length in enumerate((*cut.grid[:2], cut.columns)):
+        if length % cut.block[axis]:
+            position = block[axis] * cut.block[axis] + jax.lax.broadcasted_iota(jnp.int32, x.shape, axis)
+            x = jnp.where(position < length, x, 0.0)
+    return flat(x)
+
+
+def coded_queries(cut: Cut, queries: Array, block: tuple[Array, Array, Array], dtype: Any) -> list[Array]:
+    """Per head (queries, depth): its columns of `queries` (queries, width), and which keys each leaves out."""
     lane = jax.lax.broadcasted_iota(jnp.int32, queries.shape, 1)
     result = []
     for h in range(cut.pack):
@@ -166,7 +184,7 @@ def coded_queries(cut: Cut, x: Array, step: Array, row: Array, column: Array) ->
             coded = jnp.concatenate([queries, code], axis=1)
         else:
             coded = jnp.where((lane >= h * cut.head) & (lane < (h + 1) * cut.head), queries, code)
-        result.append(coded.astype(x.dtype))
+        result.append(coded.astype(dtype))
     return result
 
 

@@ -62,7 +62,7 @@ def _kernel(cut: Cut, statistics: bool, q: Any, k: Any, v: Any, out: Any, *refs:
     acc[...] = jnp.zeros_like(acc)
     top[...] = jnp.full_like(top, FLOOR)
     total[...] = jnp.zeros_like(total)
-    queries = common.coded_queries(cut, q[...], ring.step, ring.row, ring.column)
+    queries = common.coded_queries(cut, common.inside(cut, q[...], ring.block), ring.block, q.dtype)
     items = [(h, slot) for h in range(cut.pack) for slot in range(cut.slots)]
     scores = lambda h, slot: dot(ring.coded[h, slot], queries[h], NT)  # (keys, queries)
     coming, done = [scores(*item) for item in items[:AHEAD]], None

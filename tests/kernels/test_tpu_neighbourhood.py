@@ -69,13 +69,30 @@ def test_extreme_logits_stay_exact():
     np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_gradients():
-    grid, window = (3, 4, 6), (2, 3, 5)
-    q, k, v, d_out = draw(grid, 2, 64)
-    call = lambda *a: tpu_neighbourhood_attention(*a, window, 1 / 8, interpret=True)
+def check_gradients(grid, window, heads=2, width=64, dtype=jnp.float32, tolerance=2e-4, interpret=True, batch=1):
+    q, k, v, d_out = draw(grid, heads, width, dtype, batch)
+    settings = {"window": window, "scale": width**-0.5, "interpret": interpret}
+    call = functools.partial(tpu_neighbourhood_attention, **settings)
     gradients = jax.jit(lambda q, k, v, d: jax.vjp(call, q, k, v)[1](d))(q, k, v, d_out)
     for ours, theirs in zip(gradients, exact(q, k, v, d_out, window)[1:], strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-4)
+        np.testing.assert_allclose(np.asarray(ours, np.float64), theirs, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("grid", "window", "heads", "width"),
+    [((7, 5, 18), (3, 3, 5), 2, 64), ((3, 4, 6), (3, 2, 5), 4, 32), ((5, 3, 9), (2, 3, 3), 1, 128)],
+)
+def test_gradients(grid, window, heads, width):
+    check_gradients(grid, window, heads, width)
+
+
+def test_gradients_in_the_model_of_a_tpu():
+    interpret = pltpu.InterpretParams(uninitialized_memory="nan")
+    check_gradients((6, 3, 40), (2, 3, 5), batch=2, interpret=interpret)
+
+
+def test_gradients_in_bfloat16():
+    check_gradients((4, 4, 12), (3, 3, 5), dtype=jnp.bfloat16, tolerance=1e-1)
 
 
 @pytest.mark.parametrize("queries", [128, 256])
