@@ -109,7 +109,7 @@ def _alone(mesh: Any) -> bool:
 def fuses(name: str, spec: AttentionSpec, prologue: Prologue) -> bool:
     """Whether kernel `name` takes this prologue on its tiles.
 
-    The GPU kernels do not: theirs is the norm's pass that XLA fuses into one read and one write, and registers, which
+    The GPU kernels do not: there XLA makes one pass of norm and rotation, and registers, which
     rotation in the kernel would need, are what bounds them. Interleaved pairs would have to change lanes.
     """
     return name == "tpu" and prologue.rotation == "split" and not spec.causal
@@ -159,7 +159,7 @@ def _backward(kernel: Kernel, mesh: Any, saved: Any, d_out: Array) -> tuple[Inpu
     delta, d_gates, d_attended = row_products(out, d_out), None, d_out
     if x.gates is not None:
         gates = x.gates.astype(jnp.float32)  # (B, T, N)
-        d_attended = (d_out.astype(jnp.float32) * gates[..., None]).astype(d_out.dtype)
+        d_attended = d_out * x.gates.astype(d_out.dtype)[..., None]
         d_gates = jnp.where(gates != 0, delta.transpose(0, 2, 1) / jnp.where(gates != 0, gates, 1.0), 0.0)
         d_gates = d_gates.astype(x.gates.dtype)
     arrays = (q, k, x.v, mask, lse, delta, d_attended)

@@ -4,6 +4,14 @@ The tile is turned first, (rows, width) -> (width, rows): the statistic is then 
 halves that rotate with each other are whole registers, so no lane moves. Queries stay turned, as the scores' product
 wants them; keys are turned back. Queries are prepared once per block of them. Keys are prepared once per head, during
 the first block of queries, and wait in VMEM for the others, for which they are not fetched again.
+
+What it is worth, from the chips' compilers and not from clocks. Preparing 512 rows of width 128 takes 320 bundles on
+v6e, 310 on TPU7x, 440 on v5e and 450 on v5p, 4% or less of the work of a block of queries against 6,144 keys, and as
+much again for the keys. One layer's attention with its projections (batch 2, 6,144 tokens, 32 heads of 128, bfloat16)
+moves 1.7 GB in place of 7.5 (v6e) or 5.8 (v5p), and 10.6 in place of 18.8, or 10.0 of 16.6, with its gradients; on v6e
+the passes that went away were estimated at 9 million cycles, attention itself at 6 million bundles. Without rotation
+and with gates (text attention of 1,024 keys) it is 1.3 GB in place of 2.0, but 7.5 in place of 6.4 with gradients,
+where q and k are prepared twice: the one case found that moves more.
 """
 
 from collections.abc import Iterator
