@@ -9,7 +9,7 @@ Each implementation is compared with the reference first, on some rows, gradient
 forward and 10 B N T S K backward, whatever a kernel recomputes; the share is of the data sheet's peak, on a CPU of its
 own matrix product; memory is what a call needs beside its arguments and results. Times are the least of `--repeats`.
 Rows of a TPU compiler name the kernel's VMEM and its bundles: the length of its program, loops counted once, null where
-libtpu does not write its schedule. They end with the 2.5 decoder's neighbourhood attention at its largest grid.
+libtpu does not write its schedule. They end with the 2.5 decoder's neighbourhood attention on a tile of its last stage.
 """
 
 import dataclasses

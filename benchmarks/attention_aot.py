@@ -21,7 +21,7 @@ from ltx_jax.planning.topology import Topology, topology
 
 WIDTHS = (64, 128)
 DTYPE = jnp.bfloat16
-STAGE_5 = ((121, 128, 192), (11, 11, 11))  # grid and window where the 2.5 decoder spends its time: 512 x 768 pixels
+STAGE_5 = ((80, 80, 80), (11, 11, 11))  # the smallest tile, and the window, where the 2.5 decoder spends its time
 SMALLEST = {"v5e": "2x2", "v5p": "2x2x1", "v6e": "2x2", "tpu7x": "2x2x1"}  # slices, of which one device is taken
 # Parts of the names of kernels -> what a row says.
 PARTS = {
@@ -70,8 +70,14 @@ def _attention_rows(target: Topology, tokens: int, every_tile: bool, compiled: C
 
 
 def _step(family: str, tile: Any) -> Any:
+    return _both(ours(family, tile))
+
+
+def _both(attend: Any) -> Any:
+    """Forward and backward in one program."""
+
     def step(q: Any, k: Any, v: Any) -> Any:
-        out, pull = jax.vjp(ours(family, tile), q, k, v)
+        out, pull = jax.vjp(attend, q, k, v)
         return out, pull(out)
 
     return step
@@ -93,8 +99,8 @@ def _neighbourhood_rows(target: Topology, ask: Callable[..., Any]) -> Iterator[d
     queries = queries_for(target.devices[0].device_kind)
     cut = Cut.best(grid, window, head, queries)
     assert cut is not None
-    step = lambda q, k, v: tpu_neighbourhood_attention(q, k, v, window, head**-0.5, queries=queries)
-    for row in ask(step, jax.ShapeDtypeStruct((1, *grid, 4, head), DTYPE)):
+    attend = lambda q, k, v: tpu_neighbourhood_attention(q, k, v, window, head**-0.5, queries=queries)
+    for row in ask(_both(attend), jax.ShapeDtypeStruct((1, *grid, 4, head), DTYPE)):
         variant = f"tpu neighbourhood {row.pop('part')} {head}"
         yield {"variant": variant, "tile": {"queries": queries, "block": cut.block}, **row}
 
