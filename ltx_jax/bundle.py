@@ -105,6 +105,9 @@ class LazyParts(Mapping[str, Any]):
             self._loaded[part] = self._loaders[part]()
         return self._loaded[part]
 
+    def __contains__(self, part: object) -> bool:
+        return part in self._loaders  # Mapping's own would read it
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._loaders)
 

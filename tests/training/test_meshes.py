@@ -75,7 +75,8 @@ def test_every_mesh_gives_the_gradients_of_one_device(sizes):
     check_against_one_device(sizes, CONFIG)
 
 
-@pytest.mark.parametrize("sizes", [pytest.param((2, 4, 1, 1), marks=pytest.mark.slow), (1, 2, 2, 2)], ids=str)
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [(2, 4, 1, 1), (1, 2, 2, 2)], ids=str)
 def test_a_mixture_of_all_modes_and_its_adapters_agree_on_every_mesh(sizes):
     check_against_one_device(sizes, MIXTURE)
 

@@ -67,6 +67,7 @@ EVERY_MODE = dataclasses.replace(
 ADAPTED = dataclasses.replace(EVERY_MODE, lora=LoRAConfig(rank=2, alpha=4, dropout=0.2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [EVERY_MODE, ADAPTED], ids=["whole model", "adapters"])
 def test_a_mixture_of_all_modes_resumes_bit_for_bit_and_onto_another_mesh(tmp_path, model, stage):
     """One program for every mode, a smaller reference included; half a run goes on as the whole one did."""
