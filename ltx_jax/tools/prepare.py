@@ -62,9 +62,7 @@ def _prepare() -> None:
         if not FLAGS[name].value:
             raise UserError(f"Say where the videos are and where the shards go: --{name} is missing.")
     experiment = Experiment.from_config(FLAGS.config)
-    encoders = EncoderSpec(
-        FLAGS.checkpoint or str(TOY), FLAGS.text_encoder, FLAGS.batch, FLAGS.dtype, experiment.mesh
-    )
+    encoders = EncoderSpec(FLAGS.checkpoint or str(TOY), FLAGS.text_encoder, FLAGS.batch, FLAGS.dtype, experiment.mesh)
     model = encoders.bundle()
     if cli.given("config"):
         check_same_model(experiment.model, model.release, encoders.checkpoint)

@@ -12,7 +12,9 @@ from ltx_jax.models.dit import attention
 
 
 @pytest.mark.parametrize(
-    ("sizes", "form"), [((1, 2, 2, 2), "ring"), ((2, 2, 2, 1), "ring"), ((2, 2, 2, 1), "ulysses")], ids=str
+    ("sizes", "form"),
+    [pytest.param((1, 2, 2, 2), "ring", marks=pytest.mark.slow), ((2, 2, 2, 1), "ring"), ((2, 2, 2, 1), "ulysses")],
+    ids=str,
 )
 def test_a_form_named_at_toy_size_gives_the_gradients_of_one_device(sizes, form, monkeypatch):
     expected_loss, expected = loss_and_gradients((1, 1, 1, 1))
