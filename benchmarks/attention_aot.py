@@ -18,6 +18,7 @@ from ltx_jax.kernels.tpu_neighbourhood import tpu_neighbourhood_attention
 from ltx_jax.kernels.tpu_neighbourhood_cut import Cut, queries_for
 from ltx_jax.planning.ptxas import compile_report
 from ltx_jax.planning.topology import Topology, topology
+from ltx_jax.planning.vmem import kernel_vmem
 
 WIDTHS = (64, 128)
 DTYPE = jnp.bfloat16
@@ -131,10 +132,8 @@ def _tpu(target: Topology, folder: Path, step: Any, x: Any) -> list[dict[str, An
     here = jax.sharding.SingleDeviceSharding(target.devices[0])
     placed = jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here)
     text = jax.jit(step).lower(placed, placed, placed).compile().as_text() or ""
-    bundles, found = _bundles(folder), []
-    for line in text.splitlines():
-        name = re.search(r"(tpu_(?:attention|neighbourhood)_\w+?)\)*/pallas_call", line)
-        size = re.search(r'"used_scoped_memory_configs":\[\{"memory_space":"1","offset":"\d+","size":"(\d+)"', line)
-        if "tpu_custom_call" in line and name and size:
-            found.append({"part": _part(name[1]), "vmem_bytes": int(size[1]), "bundles": bundles.get(name[1])})
-    return found
+    bundles = _bundles(folder)
+    return [
+        {"part": _part(name), "vmem_bytes": size, "bundles": bundles.get(name)}
+        for name, size in kernel_vmem(text).items()
+    ]

@@ -11,9 +11,10 @@ import numpy as np
 from ltx_jax.checkpoints.names import linear, to_tree
 from ltx_jax.checkpoints.names.dit import attention_names, dit_names
 from ltx_jax.conformance.case import Case
+from ltx_jax.kernels.prologue import rotate
 from ltx_jax.kernels.spec import Mask
 from ltx_jax.models.dit import adaln
-from ltx_jax.models.dit.attention import Attention, rotate
+from ltx_jax.models.dit.attention import Attention
 from ltx_jax.models.dit.block import Block, StreamInputs
 from ltx_jax.models.dit.config import DiTConfig, ModelType
 from ltx_jax.models.dit.rope import gather_tables, rotary, rotary_tables

@@ -1,6 +1,5 @@
 """The front door of attention: every network calls `attention`, and only here is an implementation chosen."""
 
-import functools
 import math
 from typing import Any
 
@@ -85,17 +84,11 @@ def _attend(
     if name == "reference" and not _named(spec):
         return checkpoint_name(reference_attention(q, k, v, mask, spec), "attended")
     alone = mesh.empty or mesh.size == 1
-    if name in UNSUPPORTED and not alone:
-        return kernel_on_mesh(kernel, mesh, q, k, v, mask)
-    local: dict[str, Any] = {
-        "reference": reference_attention,
-        "blocked": blocked_attention,
-        "tpu": functools.partial(tpu.tpu_attention, tile=kernel.tile),
-        "gpu": functools.partial(gpu.gpu_attention, device_kind=kernel.device_kind),
-        "cudnn": gpu.cudnn_attention,
-    }
-    out = local[name](q, k, v, mask, spec) if alone else on_mesh(local[name], q, k, v, mask, spec, mesh)
-    return out if name in UNSUPPORTED else checkpoint_name(out, "attended")  # our kernels name their own
+    if name in UNSUPPORTED:  # these name their own results
+        return kernel.forward(q, k, v, mask)[0] if alone else kernel_on_mesh(kernel, mesh, q, k, v, mask)
+    local = {"reference": reference_attention, "blocked": blocked_attention, "cudnn": gpu.cudnn_attention}[name]
+    out = local(q, k, v, mask, spec) if alone else on_mesh(local, q, k, v, mask, spec, mesh)
+    return checkpoint_name(out, "attended")
 
 
 def _named(spec: AttentionSpec) -> bool:

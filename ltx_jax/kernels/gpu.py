@@ -10,28 +10,24 @@ from ltx_jax.kernels.gpu_triton import triton_attention_with_statistics, triton_
 from ltx_jax.kernels.gpu_triton_tiles import triton_tile
 from ltx_jax.kernels.spec import AttentionSpec, Mask
 
-__all__ = ["cudnn_attention", "gpu_attention", "gpu_attention_with_statistics", "gpu_backward", "unsupported"]
+__all__ = ["cudnn_attention", "gpu_attention_with_statistics", "gpu_backward", "unsupported"]
 
 Array = jax.Array
 PLATFORMS = ("gpu", "cuda")  # how JAX spells the platform of a card that is here, or of a described one
 HOPPER = ("H100", "H200", "H800", "H20", "GH200")  # parts of the device kinds of compute capability 9.0
 
 
-def gpu_attention(q: Array, k: Array, v: Array, mask: Mask, spec: AttentionSpec, *, device_kind: str = "") -> Array:
-    """softmax(scale q k^T + bias) v. q: (B, T, N, K); k, v: (B, S, N, K). Returns (B, T, N, K) in q's dtype.
+def gpu_attention_with_statistics(
+    q: Array, k: Array, v: Array, mask: Mask, spec: AttentionSpec, *, device_kind: str = "", interpret: bool = False
+) -> tuple[Array, Array]:
+    """softmax(scale q k^T + bias) v, (B, T, N, K) in q's dtype, and the log-sum-exp of each row's scores, (B, N, T)
+    float32, -1e30 where no key is seen. q: (B, T, N, K); k, v: (B, S, N, K).
 
     device_kind: the card as JAX spells it, which picks kernels and block sizes. Differentiable in q, k, v (not in the
     bias). Raises NotImplementedError for what `unsupported` names.
     """
-    return gpu_attention_with_statistics(q, k, v, mask, spec, device_kind=device_kind)[0]
-
-
-def gpu_attention_with_statistics(
-    q: Array, k: Array, v: Array, mask: Mask, spec: AttentionSpec, *, device_kind: str = "", interpret: bool = False
-) -> tuple[Array, Array]:
-    """As `gpu_attention`, and the log-sum-exp of each row's scores, (B, N, T) float32, -1e30 where no key is seen."""
-    hopper = _hopper(device_kind)
-    if hopper is not None and not interpret and hopper.unsupported(q, k, v, mask, spec) is None:
+    hopper = None if interpret else _hopper(device_kind, q, k, v, mask, spec)
+    if hopper is not None:
         return hopper.hopper_forward(q, k, v, mask, spec, statistics=True)
     tile = triton_tile(device_kind, q.shape[3], q.dtype)
     return triton_attention_with_statistics(q, k, v, mask, spec, tile=tile, interpret=interpret)
@@ -45,8 +41,8 @@ def gpu_backward(
 
     delta: rowsum(d_out out) minus the cotangent of lse, (B, N, T) float32. d_out: (B, T, N, K).
     """
-    hopper = _hopper(device_kind)
-    if hopper is not None and not interpret and hopper.unsupported(q, k, v, mask, spec) is None:
+    hopper = None if interpret else _hopper(device_kind, q, k, v, mask, spec)
+    if hopper is not None:
         return hopper.hopper_backward(q, k, v, mask, spec, lse, delta, d_out)
     tile = triton_tile(device_kind, q.shape[3], q.dtype)
     return triton_backward(q, k, v, mask, spec, lse, delta, d_out, tile=tile, interpret=interpret)
@@ -69,10 +65,10 @@ def cudnn_attention(q: Array, k: Array, v: Array, mask: Mask, spec: AttentionSpe
     return out if mask.length is None else jnp.where(mask.length[:, None, None, None] > 0, out, 0)
 
 
-def _hopper(device_kind: str) -> ModuleType | None:
-    """The module of the Hopper kernels on a card that runs them (imported there alone: it takes a second)."""
+def _hopper(device_kind: str, q: Array, k: Array, v: Array, mask: Mask, spec: AttentionSpec) -> ModuleType | None:
+    """The module of the Hopper kernels where card and call allow them (imported there alone: it takes a second)."""
     if not any(name in device_kind for name in HOPPER):
         return None
     from ltx_jax.kernels import gpu_hopper
 
-    return gpu_hopper
+    return gpu_hopper if gpu_hopper.unsupported(q, k, v, mask, spec) is None else None

@@ -13,6 +13,7 @@ until one axis has 2^31 entries.
 
 import dataclasses
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -26,8 +27,27 @@ from ltx_jax.kernels.tiles import LANES, Tile, fit
 Array = jax.Array
 
 
+class HeadBlock:
+    """The columns that one step handles: a head of 128 or more, or as many narrower ones as fill 128 lanes.
+
+    head: K, a field of whoever inherits.
+    """
+
+    head: int
+
+    @property
+    def pack(self) -> int:
+        """Heads in one block of columns."""
+        return max(1, LANES // self.head)
+
+    @property
+    def width(self) -> int:
+        """Columns of one block."""
+        return self.pack * self.head
+
+
 @dataclasses.dataclass(frozen=True)
-class Call:
+class Call(HeadBlock):
     """The static half of one attention call (hashable). head: K. limited: a length per sample was given."""
 
     queries: int
@@ -39,16 +59,6 @@ class Call:
     limited: bool
     tile: Tile
     interpret: bool | pltpu.InterpretParams
-
-    @property
-    def pack(self) -> int:
-        """Heads in one block of columns."""
-        return max(1, LANES // self.head)
-
-    @property
-    def width(self) -> int:
-        """Columns of one block."""
-        return self.pack * self.head
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,12 +161,12 @@ def widen(x: Array, lanes: int) -> Array:
     return x if lanes == LANES else jnp.concatenate([x] * (lanes // LANES), axis=1)
 
 
-def of_head(call: Call, x: Array, h: int) -> Array:
+def of_head(block: HeadBlock, x: Array, h: int) -> Array:
     """x (rows, width) with the columns of the block's other heads at zero: a product over all is then head h's."""
-    if call.pack == 1:
+    if block.pack == 1:
         return x
     lane = jax.lax.broadcasted_iota(jnp.int32, x.shape, 1)
-    mine = (lane >= h * call.head) & (lane < (h + 1) * call.head)
+    mine = (lane >= h * block.head) & (lane < (h + 1) * block.head)
     return jnp.where(mine, x.astype(jnp.float32), 0.0).astype(x.dtype)
 
 
@@ -232,11 +242,26 @@ def cost(call: Call, batch: int, products: int, exps: int, arrays: list[Any]) ->
     pairs = batch * call.heads * call.queries * call.keys
     if call.causal:
         pairs = pairs // 2 if call.window is None else batch * call.heads * call.queries * min(call.window, call.keys)
-    moved = sum(x.size * jnp.dtype(x.dtype).itemsize for x in arrays if x is not None)
-    return pl.CostEstimate(flops=2 * products * pairs * call.head, transcendentals=exps * pairs, bytes_accessed=moved)
+    return pairs_cost(pairs, call.head, products, exps, arrays)
+
+
+def pairs_cost(pairs: int, head: int, products: int, exps: int, arrays: Iterable[Any]) -> pl.CostEstimate:
+    """Of `pairs` pairs of query and key; the rest as `cost` takes it."""
+    flops, moved = 2 * products * pairs * head, bytes_of(arrays)
+    return pl.CostEstimate(flops=flops, transcendentals=exps * pairs, bytes_accessed=moved)
+
+
+def bytes_of(arrays: Iterable[Any]) -> int:
+    """Bytes of arrays, of which None are absent."""
+    return sum(x.size * jnp.dtype(x.dtype).itemsize for x in arrays if x is not None)
 
 
 def compile_options(call: Call, semantics: tuple[Any, ...]) -> dict[str, Any]:
-    """What every pallas_call of this package is given besides its grid."""
-    parameters = pltpu.CompilerParams(dimension_semantics=semantics, vmem_limit_bytes=call.tile.vmem)
-    return {"compiler_params": parameters, "interpret": call.interpret}
+    """What an attention kernel's pallas_call is given besides its grid."""
+    return pallas_options(semantics, call.tile.vmem, call.interpret)
+
+
+def pallas_options(semantics: tuple[Any, ...], vmem: int, interpret: Any) -> dict[str, Any]:
+    """What every TPU pallas_call of this package is given besides its grid. vmem: the limit in bytes."""
+    parameters = pltpu.CompilerParams(dimension_semantics=semantics, vmem_limit_bytes=vmem)
+    return {"compiler_params": parameters, "interpret": interpret}

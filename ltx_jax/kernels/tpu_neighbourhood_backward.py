@@ -18,7 +18,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from ltx_jax.kernels import tpu_neighbourhood_common as common
 from ltx_jax.kernels.softmax import LN2, NN, NT
-from ltx_jax.kernels.tpu_common import dot
+from ltx_jax.kernels.tpu_common import dot, of_head
 from ltx_jax.kernels.tpu_neighbourhood_cut import Cut
 
 Array = jax.Array
@@ -130,7 +130,7 @@ def _kernel(
     coded = common.coded_queries(cut, queries, ring.block, q.dtype)
     for h in range(cut.pack):
         rows = slice(h * cut.head, (h + 1) * cut.head)
-        mine, grad = (_of_head(cut, x, h).astype(q.dtype) for x in (queries, grads))  # (queries, width)
+        mine, grad = (of_head(cut, x, h).astype(q.dtype) for x in (queries, grads))  # (queries, width)
         delta = jnp.sum(products[rows, :], axis=0, keepdims=True)
         pair = functools.partial(_pair, ring, h, coded[h], grad)
         coming = [pair(0)]
@@ -150,9 +150,3 @@ def _kernel(
 def _pair(ring: _Ring, h: int, coded: Array, grad: Array, slot: int) -> tuple[Array, Array]:
     """Scores and d_out v^T of a frame of keys, (keys, queries) each."""
     return dot(ring.coded[h, slot], coded, NT), dot(ring.plain[slot], grad, NT)
-
-
-def _of_head(cut: Cut, x: Array, h: int) -> Array:
-    """x (queries, width) with the columns of the block's other heads at zero."""
-    lane = jax.lax.broadcasted_iota(jnp.int32, x.shape, 1)
-    return jnp.where((lane >= h * cut.head) & (lane < (h + 1) * cut.head), x, 0.0)

@@ -20,6 +20,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from ltx_jax.kernels.tiles import LANES, MIB
+from ltx_jax.kernels.tpu_common import pairs_cost, pallas_options
 from ltx_jax.kernels.tpu_neighbourhood_cut import Cut
 
 Array = jax.Array
@@ -35,10 +36,7 @@ def grid_of(cut: Cut, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def compile_options(roles: tuple[Any, ...], interpret: Any) -> dict[str, Any]:
     """What a pallas_call is given besides its grid."""
-    return {
-        "interpret": interpret,
-        "compiler_params": pltpu.CompilerParams(dimension_semantics=roles, vmem_limit_bytes=VMEM),
-    }
+    return pallas_options(roles, VMEM, interpret)
 
 
 def query_spec(cut: Cut) -> pl.BlockSpec:
@@ -207,5 +205,4 @@ def _left_out(cut: Cut, h: int, axis: int, block: Array) -> Array:
 def cost(cut: Cut, q: Array, products: int, exps: int, arrays: list[Any]) -> pl.CostEstimate:
     """products: matrix products per pair; exps: exponentials per pair; arrays: what is read or written."""
     pairs = q.shape[0] * (q.shape[4] // cut.head) * cut.scores
-    moved = sum(x.size * jnp.dtype(x.dtype).itemsize for x in arrays)
-    return pl.CostEstimate(flops=2 * products * pairs * cut.head, transcendentals=exps * pairs, bytes_accessed=moved)
+    return pairs_cost(pairs, cut.head, products, exps, arrays)

@@ -28,6 +28,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from ltx_jax.kernels.tiles import LANES
+from ltx_jax.kernels.tpu_common import HeadBlock
 
 Array = jax.Array
 Sizes = tuple[int, int, int]
@@ -41,7 +42,7 @@ def queries_for(device_kind: str) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cut:
+class Cut(HeadBlock):
     """One call's cut (hashable). grid: (T, H, W), W as in memory, a multiple of 8; columns: those of W that exist."""
 
     grid: Sizes
@@ -59,16 +60,6 @@ class Cut:
         cuts = [cls(padded, grid[2], window, block, head) for block in blocks]
         fitting = [cut for cut in cuts if cut.codes <= cut.code_lanes]
         return min(fitting, key=lambda cut: (cut.scores, cut.rows * cut.cols * cut.block[0]), default=None)
-
-    @property
-    def pack(self) -> int:
-        """Heads in one block of columns."""
-        return max(1, LANES // self.head)
-
-    @property
-    def width(self) -> int:
-        """Columns of q, k and v that one step handles."""
-        return self.pack * self.head
 
     @property
     def queries(self) -> int:

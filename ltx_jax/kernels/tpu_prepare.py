@@ -13,7 +13,7 @@ from jax.experimental import pallas as pl
 
 from ltx_jax.kernels.prologue import Side
 from ltx_jax.kernels.tiles import DEFAULT, LANES, Tile, fit
-from ltx_jax.kernels.tpu_common import Array, Call, column, compile_options
+from ltx_jax.kernels.tpu_common import Array, Call, bytes_of, column, compile_options
 from ltx_jax.kernels.tpu_prologue import SideInputs, prepare_keys, rotated, side_inputs, turned_pieces
 
 ROWS = 512
@@ -83,8 +83,7 @@ def _rows(call: Call) -> int:
 
 def _cost(operations: int, x: Any, *others: Any) -> pl.CostEstimate:
     """operations: floating-point operations per entry of x; all arrays are read or written once."""
-    moved = sum(y.size * jnp.dtype(y.dtype).itemsize for y in (x, *others) if y is not None)
-    return pl.CostEstimate(flops=operations * x.size, transcendentals=0, bytes_accessed=moved)
+    return pl.CostEstimate(flops=operations * x.size, transcendentals=0, bytes_accessed=bytes_of((x, *others)))
 
 
 def _specs(call: Call, sides: SideInputs) -> tuple[pl.BlockSpec, SideInputs]:

@@ -1,4 +1,4 @@
-"""Makes `exact` (attention in float64) importable."""
+"""Makes `exact` (attention in float64) and `aot` (slices without hardware) importable."""
 
 import sys
 from pathlib import Path

@@ -5,24 +5,19 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
+from aot import devices_of
 
-from ltx_jax.errors import UserError
 from ltx_jax.kernels.attention import attention
 from ltx_jax.kernels.spec import AttentionSpec
 from ltx_jax.parallel.mesh import MeshConfig, make_mesh
 from ltx_jax.parallel.program import platform_options
-from ltx_jax.planning.topology import topology
 
 TOKENS, HEADS, WIDTH = 32768, 16, 128
 
 
 def compiled_text(form, sizes, tokens=TOKENS):
     """The scheduled program of one attention, forward and backward, on eight v6e chips."""
-    try:
-        devices = topology("v6e:2x4").devices
-    except UserError as error:
-        pytest.skip(str(error))
-    mesh = make_mesh(MeshConfig(*sizes), devices)
+    mesh = make_mesh(MeshConfig(*sizes), devices_of("v6e:2x4"))
     with jax.set_mesh(mesh):
         place = jax.NamedSharding(mesh, jax.P(None, "context", "tensor"))
         x = jax.ShapeDtypeStruct((1, tokens, HEADS, WIDTH), jnp.bfloat16, sharding=place)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_tpu_aot import CHIPS, device_of, vmem
+from aot import devices_of, pairs
 
 from ltx_jax.kernels.attention import attention
 from ltx_jax.kernels.local import Kernel
@@ -13,7 +13,7 @@ from ltx_jax.kernels.prologue_attention import attention_with_prologue
 from ltx_jax.kernels.spec import AttentionSpec, Mask
 from ltx_jax.kernels.tiles import tile_for
 from ltx_jax.parallel.mesh import MeshConfig, make_mesh
-from ltx_jax.planning.topology import topology
+from ltx_jax.planning.vmem import kernel_vmem
 
 # name: (heads, head width, T, S, rotated, gated, length given)
 VARIANTS = {
@@ -24,11 +24,10 @@ VARIANTS = {
     "long": (1, 128, 256, 600_000, True, False, False),  # keys beyond VMEM: prepared by a kernel of their own
 }
 QUICK = [("v6e:2x2", "video"), ("v5p:2x2x1", "gated")]
-EVERY = [(chip, variant) for chip in CHIPS for variant in VARIANTS if (chip, variant) not in QUICK]
 
 
 def check(chip, variant):
-    device = device_of(chip)
+    device = devices_of(chip)[0]
     heads, width, t, s, rotated, gated, limited = VARIANTS[variant]
     mesh, here = jax.sharding.get_abstract_mesh(), jax.sharding.SingleDeviceSharding(device)
     array = lambda shape, dtype=jnp.bfloat16: jax.ShapeDtypeStruct(shape, dtype, sharding=here)
@@ -44,28 +43,21 @@ def check(chip, variant):
         return out, pull(out)
 
     q, k = array((2, t, heads, width)), array((2, s, heads, width))
-    sizes = vmem(jax.jit(step).lower(q, k, k, mask, prologue).compile())
+    sizes = kernel_vmem(jax.jit(step).lower(q, k, k, mask, prologue).compile().as_text())
     assert {"tpu_attention_forward", "tpu_attention_prepare", "tpu_attention_pull"} <= set(sizes)
     assert max(sizes.values()) <= tile.vmem
     print(f"{chip} {variant} VMEM bytes: {sizes}")
 
 
-@pytest.mark.parametrize(("chip", "variant"), QUICK)
+@pytest.mark.parametrize(("chip", "variant"), pairs(QUICK, VARIANTS))
 def test_compiles(chip, variant):
-    check(chip, variant)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("chip", "variant"), EVERY)
-def test_every_other_pair_compiles(chip, variant):
     check(chip, variant)
 
 
 @pytest.mark.parametrize("axes", [MeshConfig(1, 2, 1, 2), MeshConfig(1, 1, 4, 1)])
 def test_prepared_queries_and_keys_stay_out_of_memory(axes):
     """No array of q's size is made between the projections and the kernel, sharded over tensor or over context."""
-    device_of("v6e:2x2")
-    mesh = make_mesh(axes, topology("v6e:2x2").devices)
+    mesh = make_mesh(axes, devices_of("v6e:2x2"))
     with jax.set_mesh(mesh):
         x, w = np.zeros((4, 1024, 4, 128), jnp.bfloat16), np.zeros(512, jnp.bfloat16)
         table = np.zeros((1, 1024, 512), np.float32)

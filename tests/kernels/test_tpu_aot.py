@@ -1,18 +1,15 @@
 """The TPU attention kernels through the real TPU compiler, without a TPU: every variant for every generation."""
 
-import re
-
 import jax
 import jax.numpy as jnp
 import pytest
+from aot import CHIPS, devices_of, pairs
 
-from ltx_jax.errors import UserError
 from ltx_jax.kernels.spec import AttentionSpec, Mask
 from ltx_jax.kernels.tiles import tile_for
 from ltx_jax.kernels.tpu import tpu_attention_with_statistics
-from ltx_jax.planning.topology import topology
+from ltx_jax.planning.vmem import kernel_vmem
 
-CHIPS = ["v5e:2x2", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1"]
 # name: (heads, head width, T, S, dtype, masks, causal)
 VARIANTS = {
     "video": (1, 128, 16411, 16411, jnp.bfloat16, "", False),
@@ -26,19 +23,11 @@ VARIANTS = {
     "causal": (1, 128, 1024, 1024, jnp.bfloat16, "", True),
 }
 QUICK = [*((chip, "video") for chip in CHIPS), ("v6e:2x2", "resident"), ("v5e:2x2", "bias"), ("v6e:2x2", "causal")]
-EVERY = [(chip, variant) for chip in CHIPS for variant in VARIANTS if (chip, variant) not in QUICK]
-
-
-def device_of(chip):
-    try:
-        return topology(chip).devices[0]
-    except UserError as error:
-        pytest.skip(str(error))
 
 
 def compile_for(chip, variant):
     """The compiled forward and backward of one variant at its default tile, and the tile."""
-    device = device_of(chip)
+    device = devices_of(chip)[0]
     heads, width, t, s, dtype, masks, causal = VARIANTS[variant]
     here = jax.sharding.SingleDeviceSharding(device)
     array = lambda shape, dtype=dtype: jax.ShapeDtypeStruct(shape, dtype, sharding=here)
@@ -58,20 +47,9 @@ def compile_for(chip, variant):
     return jax.jit(step).lower(q, k, k, mask).compile(), tile
 
 
-def vmem(compiled):
-    """Bytes of VMEM by kernel, as the compiler says."""
-    sizes = {}
-    for line in compiled.as_text().splitlines():
-        name = re.search(r"(tpu_attention_\w+)\)*/pallas_call", line)
-        size = re.search(r'"used_scoped_memory_configs":\[\{"memory_space":"1","offset":"\d+","size":"(\d+)"', line)
-        if "tpu_custom_call" in line and name and size:
-            sizes[name[1]] = int(size[1])
-    return sizes
-
-
 def check(chip, variant):
     compiled, tile = compile_for(chip, variant)
-    sizes = vmem(compiled)
+    sizes = kernel_vmem(compiled.as_text())
     parts = {"tpu_attention_backward"}
     if VARIANTS[variant][2] * 128 * 4 > tile.resident:
         parts = {"tpu_attention_backward_keys", "tpu_attention_backward_queries"}
@@ -80,22 +58,16 @@ def check(chip, variant):
     print(f"{chip} {variant} VMEM bytes: {sizes}")
 
 
-@pytest.mark.parametrize(("chip", "variant"), QUICK)
+@pytest.mark.parametrize(("chip", "variant"), pairs(QUICK, VARIANTS))
 def test_compiles(chip, variant):
     check(chip, variant)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("chip", "variant"), EVERY)
-def test_every_other_pair_compiles(chip, variant):
-    check(chip, variant)
-
-
 def test_more_elements_than_32_bits_count():
-    device = device_of("v5p:2x2x1")
+    device = devices_of("v5p:2x2x1")[0]
     here = jax.sharding.SingleDeviceSharding(device)
     x = jax.ShapeDtypeStruct((2, 514080, 32, 128), jnp.bfloat16, sharding=here)  # 4.2e9 elements
     call = lambda q, k, v: tpu_attention_with_statistics(
         q, k, v, Mask(), AttentionSpec(), tile=tile_for(device.device_kind)
     )
-    assert vmem(jax.jit(call).lower(x, x, x).compile())
+    assert kernel_vmem(jax.jit(call).lower(x, x, x).compile().as_text())

@@ -9,12 +9,10 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from ltx_jax.kernels.attention import attention
-from ltx_jax.kernels.prologue import Prologue, Rotation, Tables, packed, rotate
+from ltx_jax.kernels.prologue import Prologue, Rotation, Tables, packed
 from ltx_jax.kernels.spec import AttentionSpec, Mask
 from ltx_jax.models.layers import Array, Dtype, Linear, gelu, partitioned
 from ltx_jax.parallel.rules import constrain
-
-__all__ = ["Attention", "FeedForward", "Tables", "packed", "rotate"]
 
 
 class Attention(nn.Module):

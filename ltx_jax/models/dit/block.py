@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from flax import struct
 from jax.ad_checkpoint import checkpoint_name
 
+from ltx_jax.kernels.prologue import Tables
 from ltx_jax.kernels.spec import Mask
 from ltx_jax.models.dit.adaln import add_gated, modulate, normed, per_token
-from ltx_jax.models.dit.attention import Attention, FeedForward, Tables
+from ltx_jax.models.dit.attention import Attention, FeedForward
 from ltx_jax.models.dit.config import DiTConfig, Modality
 from ltx_jax.models.layers import Array, Dtype, partitioned, rms_norm
 from ltx_jax.parallel.rules import constrain

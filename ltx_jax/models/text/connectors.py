@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ltx_jax.config import require
-from ltx_jax.kernels.prologue import packed
+from ltx_jax.kernels.prologue import Tables, packed
 from ltx_jax.kernels.spec import Mask
-from ltx_jax.models.dit.attention import Attention, FeedForward, Tables
+from ltx_jax.models.dit.attention import Attention, FeedForward
 from ltx_jax.models.dit.rope import gather_tables, rotary
 from ltx_jax.models.layers import Array, Dtype, partitioned, rms_norm
 from ltx_jax.models.text.connectors_config import ConnectorConfig

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from ltx_jax.errors import UserError
-from ltx_jax.models.dit.attention import rotate
+from ltx_jax.kernels.prologue import rotate
 from ltx_jax.models.dit.rope import frequencies, gather_tables, rotary, rotary_tables
 
 
