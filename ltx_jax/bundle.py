@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from ltx_jax.diffusion.geometry import patchify_audio, patchify_video
 from ltx_jax.errors import UserError
@@ -25,6 +26,8 @@ from ltx_jax.models.text.gemma3 import Gemma3
 from ltx_jax.models.text.tokenizer import Tokenizer
 from ltx_jax.models.video_vae.decoder import VideoDecoder
 from ltx_jax.models.video_vae.encoder import VideoEncoder
+from ltx_jax.parallel.program import with_shardings
+from ltx_jax.parallel.rules import param_shardings
 from ltx_jax.releases import Release
 
 # Parts with a network; the two statistics are parts of plain arrays ({"mean", "std"}).
@@ -64,6 +67,28 @@ def abstract_parts(release: Release, modules: Modules, parts: Sequence[str]) -> 
     """Shapes (ShapeDtypeStructs) and logical axes of the parameters of `parts`, by part. A mesh must be set."""
     pairs = {p: abstract_params(modules[p], *example_inputs_of(release, p)) for p in parts}
     return {p: shapes for p, (shapes, _) in pairs.items()}, {p: axes for p, (_, axes) in pairs.items()}
+
+
+def abstract_weights(
+    release: Release, modules: Modules, parts: Sequence[str], mesh: Mesh, weights: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Shapes and shardings of `parts`, statistics among them, by the rules table.
+
+    Of the dtypes that `weights` (arrays by part) have, else of the networks' own; statistics are float32.
+    """
+    with jax.set_mesh(mesh):
+        shapes, axes = abstract_parts(release, modules, [part for part in parts if part in modules])
+    channels = {
+        "video_statistics": release.video_vae.latent_channels,
+        "audio_statistics": release.audio_vae.token_width,
+    }
+    for part in set(parts) & set(channels):
+        shapes[part] = {name: jax.ShapeDtypeStruct((channels[part],), jnp.float32) for name in ("mean", "std")}
+        axes[part] = {name: (None,) for name in ("mean", "std")}
+    if weights is not None:
+        dtypes = {part: weights[part] for part in shapes}
+        shapes = jax.tree.map(lambda x, w: jax.ShapeDtypeStruct(x.shape, w.dtype), shapes, dtypes)
+    return with_shardings(shapes, param_shardings(axes, shapes, mesh))
 
 
 def example_inputs_of(release: Release, part: str) -> tuple[Any, ...]:

@@ -64,17 +64,17 @@ class Experiment:
 
 def experiment_config(release_name: str) -> ConfigDict:
     """A ConfigDict with every setting of the release and of the defaults, ready to be overridden."""
-    return _config_dict(Experiment(model=release(release_name)))
+    return as_config_dict(Experiment(model=release(release_name)))
 
 
-def _config_dict(config: Any) -> ConfigDict:
+def as_config_dict(config: Any) -> ConfigDict:
     """Dataclass to ConfigDict; optional fields that are empty become typed placeholders, so that flags can set them."""
     result = ConfigDict()
     hints = typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
-            result[field.name] = _config_dict(value)
+            result[field.name] = as_config_dict(value)
         elif value is None:
             result[field.name] = _placeholder(_optional_type(hints[field.name]))
         else:

@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 from jax.sharding import Mesh
 
-from ltx_jax.bundle import Bundle, LazyParts, Modules, abstract_parts, audio_tokens, modules, video_tokens
+from ltx_jax.bundle import Bundle, LazyParts, Modules, abstract_weights, audio_tokens, modules, video_tokens
 from ltx_jax.checkpoints.load import load_bundle
 from ltx_jax.config import require, to_mapping
 from ltx_jax.data.clips import Clip
@@ -25,8 +25,7 @@ from ltx_jax.diffusion.geometry import audio_length
 from ltx_jax.errors import UserError
 from ltx_jax.models.text.features import stack_states
 from ltx_jax.parallel.mesh import MeshConfig, make_mesh
-from ltx_jax.parallel.program import batch_like, place, replicated
-from ltx_jax.parallel.rules import param_shardings
+from ltx_jax.parallel.program import batch_like, place
 from ltx_jax.releases import Release
 
 Array = jax.Array
@@ -140,12 +139,9 @@ def place_parts(
 
     What can be read again is let go of on the host as soon as it is placed.
     """
-    with jax.set_mesh(mesh):
-        shapes, axes = abstract_parts(release, nets, [part for part in parts if part in nets])
-    shardings = param_shardings(axes, shapes, mesh)
-    placed = {}
+    abstract, placed = abstract_weights(release, nets, parts, mesh), {}
     for part in parts:
-        placed[part] = jax.device_put(params[part], shardings.get(part, replicated(mesh)))
+        placed[part] = jax.device_put(params[part], jax.tree.map(lambda x: x.sharding, abstract[part]))
         if isinstance(params, LazyParts):
             jax.block_until_ready(placed[part])
             params.drop(part)

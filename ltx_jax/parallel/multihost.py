@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from ltx_jax.errors import UserError
 from ltx_jax.parallel import rules
-from ltx_jax.parallel.mesh import make_mesh
+from ltx_jax.parallel.mesh import MeshConfig, make_mesh
 
 WHOLE_AT_ONCE = 1 << 30  # bytes
 _COUNTS = ("JAX_NUM_PROCESSES", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
@@ -157,9 +157,15 @@ def _whole(x: Any) -> np.ndarray:
     return np.asarray(multihost_utils.process_allgather(x, tiled=True))
 
 
-def local_mesh(mesh: Mesh) -> Mesh:
-    """`mesh`, or with several processes one device of this one: for what a process does on its own."""
-    return mesh if jax.process_count() == 1 else make_mesh(devices=jax.local_devices()[:1])
+def local_mesh(mesh: Mesh, *, spread: bool = False) -> Mesh:
+    """`mesh`, or with several processes one device of this one: for what a process does on its own.
+
+    spread: all devices of this process, over which weights that are too many for one are divided.
+    """
+    if jax.process_count() == 1:
+        return mesh
+    devices = jax.local_devices()
+    return make_mesh(MeshConfig(data=1, fsdp=-1), devices) if spread else make_mesh(devices=devices[:1])
 
 
 def batch_share(mesh: Mesh, batch: int) -> tuple[int, int]:

@@ -3,18 +3,17 @@
 Letters: B clips, S text tokens, E width of a text context, T video tokens, A audio tokens, C channels.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from ltx_jax.bundle import Modules, abstract_parts
+from ltx_jax.bundle import Modules, abstract_weights
 from ltx_jax.diffusion.sample import Plan, State, Track
 from ltx_jax.parallel import rules
-from ltx_jax.parallel.program import Program, batch_like, make_program, replicated_like, with_shardings
+from ltx_jax.parallel.program import Program, batch_like, make_program, replicated_like
 from ltx_jax.pipelines.stages import decode_audio, decode_video, sample_steps
 from ltx_jax.releases import Release
 
@@ -59,25 +58,6 @@ def make_decode_audio_program(
     parts = ("audio_decoder", "audio_statistics", "vocoder")
     params = abstract_weights(release, networks, parts, mesh, weights)
     return make_program(lambda p, x: decode_audio(networks, p, x), (params, tokens), mesh)
-
-
-def abstract_weights(
-    release: Release, networks: Modules, parts: Sequence[str], mesh: Mesh, weights: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """Shapes and shardings of `parts`; of the dtypes that `weights` (arrays by part) have, else the networks' own."""
-    with jax.set_mesh(mesh):
-        shapes, axes = abstract_parts(release, networks, [part for part in parts if part in networks])
-    channels = {
-        "video_statistics": release.video_vae.latent_channels,
-        "audio_statistics": release.audio_vae.token_width,
-    }
-    for part in set(parts) & set(channels):
-        shapes[part] = {name: Struct((channels[part],), jnp.float32) for name in ("mean", "std")}
-        axes[part] = {name: (None,) for name in ("mean", "std")}
-    if weights is not None:
-        dtypes = {part: weights[part] for part in shapes}
-        shapes = jax.tree.map(lambda x, w: Struct(x.shape, w.dtype), shapes, dtypes)
-    return with_shardings(shapes, rules.param_shardings(axes, shapes, mesh))
 
 
 def abstract_contexts(release: Release, networks: Modules, batch: int, mesh: Mesh) -> dict[str, tuple[Any, Any]]:

@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from ltx_jax.bundle import LazyParts, audio_tokens, video_tokens
 from ltx_jax.checkpoints.lora import merge_lora
@@ -21,8 +20,7 @@ from ltx_jax.data.latents import LatentStore, encode_clips
 from ltx_jax.data.references import ReferenceSource, WithReferences, reference_folder
 from ltx_jax.data.source import Source
 from ltx_jax.models.text.tokenizer import Tokenizer
-from ltx_jax.parallel.mesh import MeshConfig, make_mesh
-from ltx_jax.parallel.multihost import first_then_all
+from ltx_jax.parallel.multihost import first_then_all, local_mesh
 from ltx_jax.parallel.program import batch_like, place
 from ltx_jax.training import vae
 from ltx_jax.training.build import Params, Setting, make_initializer, networks
@@ -139,7 +137,7 @@ def clip_rows(
 
 def caption_features(setting: Setting, store: LatentStore, params: Params) -> TextFeatures:
     """The features of all captions of the store, made by the frozen text encoder and kept beside the clips."""
-    mesh, tokenizer = encoding_mesh(setting.mesh), setting.tokenizer
+    mesh, tokenizer = local_mesh(setting.mesh, spread=True), setting.tokenizer
     nets = networks(setting.release, "float32", mesh)
     run = jax.jit(functools.partial(text_features, nets))
     placed_params = functools.cache(lambda: place_parts(setting.release, nets, params, tuple(params), mesh))
@@ -159,11 +157,6 @@ def caption_features(setting: Setting, store: LatentStore, params: Params) -> Te
     fingerprint = f"{texts:08x} {checksum(params)}"
     rows = filled(32, mesh)
     return first_then_all("captions", lambda: encode_captions(captions, encode_text, folder, fingerprint, batch=rows))
-
-
-def encoding_mesh(mesh: Mesh) -> Mesh:
-    """`mesh`, or with several processes the devices of this one, over which weights are spread."""
-    return mesh if jax.process_count() == 1 else make_mesh(MeshConfig(1, -1), jax.local_devices())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,7 +180,7 @@ def encode(
 
     Of several processes the first one encodes, into a folder that all see.
     """
-    mesh = encoding_mesh(setting.mesh)
+    mesh = local_mesh(setting.mesh, spread=True)
     nets = networks(setting.release, "float32", mesh)
     pixels = lambda params, video: video_tokens(nets, params, vae.pixels(video))
     sound = lambda params, waveform: audio_tokens(nets, params, waveform, length)

@@ -7,21 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
-from ltx_jax.bundle import LazyParts
+from ltx_jax.bundle import LazyParts, abstract_weights
 from ltx_jax.checkpoints.load import load_bundle
 from ltx_jax.checkpoints.orbax import load_weights, stored_parts
 from ltx_jax.errors import UserError
 from ltx_jax.parallel.multihost import to_host
-from ltx_jax.parallel.program import replicated, with_shardings
+from ltx_jax.parallel.program import with_shardings
 from ltx_jax.parallel.rules import param_shardings
 from ltx_jax.training.build import Setting, networks, stage_parts
 from ltx_jax.training.build_dit import NETWORKS
 from ltx_jax.training.config import STAGES, StageName
 from ltx_jax.training.dit import abstract_trainable
 from ltx_jax.training.lora import PART as LORA
-from ltx_jax.training.parts import abstract_parts
 from ltx_jax.training.record import check_config
 
 FINISHED, WEIGHTS = "finished.json", "weights"
@@ -86,9 +84,8 @@ class Weights:
             return to_host(dict(self._of("dit") or {}))
         trained = {name: self._of(name) for name in STAGES}
         if not config.train_text:  # what stayed frozen belongs to the model too
-            own = trained["dit"] or {}
-            kept = {part: tree for part, tree in (self.start("dit") or {}).items() if part not in own}
-            trained["dit"] = {**kept, **own}
+            own, start = trained["dit"] or {}, self.start("dit") or {}
+            trained["dit"] = {**{part: start[part] for part in start if part not in own}, **own}
         return to_host({part: tree for weights in trained.values() if weights for part, tree in weights.items()})
 
     def _of(self, name: StageName) -> Mapping[str, Any] | None:
@@ -129,20 +126,15 @@ class Weights:
         return lazy
 
     def _load(self, folder: Path, part: str) -> Any:
-        setting, release = self._setting, self._setting.release
-        if part in STATISTICS.values():
-            width = release.video_vae.latent_channels if part == "video_statistics" else release.audio_vae.token_width
-            vector = jax.ShapeDtypeStruct((width,), np.float32, sharding=replicated(setting.mesh))
-            abstract: Any = {"mean": vector, "std": vector}
+        setting, mesh = self._setting, self._setting.mesh
+        nets = networks(setting.release, "float32", mesh)
+        if part == LORA:
+            with jax.set_mesh(mesh):
+                shapes, axes = abstract_trainable(setting.release, nets, setting.config.dit)
+            abstract = with_shardings(shapes, param_shardings(axes, shapes, mesh))
         else:
-            nets = networks(release, "float32", setting.mesh)
-            with jax.set_mesh(setting.mesh):
-                if part == LORA:
-                    shapes, axes = abstract_trainable(release, nets, setting.config.dit)
-                else:
-                    shapes, axes = abstract_parts(release, nets, (part,))
-            abstract = with_shardings(shapes[part], param_shardings(axes[part], shapes[part], setting.mesh))
-        weights = load_weights(folder, {part: abstract})[part]
+            abstract = abstract_weights(setting.release, nets, (part,), mesh)
+        weights = load_weights(folder, {part: abstract[part]})[part]
         return weights if jax.process_count() == 1 else to_host(weights)  # a process can read its own shards alone
 
 

@@ -3,7 +3,7 @@
 from tiny import tiny_release
 
 from ltx_jax.data.config import DataConfig
-from ltx_jax.experiment import Experiment, _config_dict
+from ltx_jax.experiment import Experiment, as_config_dict
 from ltx_jax.training.config import DiTStage, TrainingConfig
 from ltx_jax.training.lora import LoRAConfig
 from ltx_jax.training.optimizer import OptimizerConfig, ScheduleConfig
@@ -17,4 +17,4 @@ def get_config():
         optimizer=OptimizerConfig(learning_rate=1e-4, schedule=ScheduleConfig("constant")),
     )  # fmt: skip
     data = DataConfig(frames=5, height=16, width=16, size=12)
-    return _config_dict(Experiment(tiny_release(), data=data, training=TrainingConfig(dit=stage)))
+    return as_config_dict(Experiment(tiny_release(), data=data, training=TrainingConfig(dit=stage)))
