@@ -15,6 +15,9 @@ import jax
 import pytest
 
 from ltx_jax.parallel.mesh import MeshConfig, make_mesh
+from ltx_jax.parallel.threads import make_room_for_collectives
+
+make_room_for_collectives(os.environ)
 
 
 @pytest.fixture

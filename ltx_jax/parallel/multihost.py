@@ -21,6 +21,7 @@ from jax.sharding import Mesh, NamedSharding
 from ltx_jax.errors import UserError
 from ltx_jax.parallel import rules
 from ltx_jax.parallel.mesh import MeshConfig, make_mesh
+from ltx_jax.parallel.threads import make_room_for_collectives
 
 WHOLE_AT_ONCE = 1 << 30  # bytes
 _COUNTS = ("JAX_NUM_PROCESSES", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
@@ -101,6 +102,7 @@ def start(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
     if jax.distributed.is_initialized():
         return
     cluster = find_cluster(os.environ, coordinator, processes, process)
+    make_room_for_collectives(os.environ, processes=cluster is not None)
     if cluster is None and not _on_tpu_host():
         return
     found = cluster or Cluster()
