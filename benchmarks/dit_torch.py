@@ -74,10 +74,10 @@ class Rival:
             return self.model(**self.inputs)
 
     def gradient(self) -> None:
-        """Gradients of the parameters of the velocities' sum of squares."""
+        """Gradients of the parameters of the velocities' sum of squares, given back like ours before the next turn."""
+        sum(v.square().sum() for v in self.model(**self.inputs)).backward()  # type: ignore[union-attr]
         for parameter in self.model.parameters():
             parameter.grad = None
-        sum(v.square().sum() for v in self.model(**self.inputs)).backward()  # type: ignore[union-attr]
 
     def difference(self, ours: Any) -> float:
         """Largest difference of the velocities, relative to the largest velocity."""

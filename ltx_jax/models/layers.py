@@ -1,6 +1,7 @@
 """Layers that every network shares, and the one function that turns a module into shapes and axis names."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from ltx_jax.parallel import rules
 Array = jax.Array
 Dtype = Any
 Axes = tuple[str | None, str | None]
+FEW_ROWS = 8
 
 
 def rms_norm(x: Array, weight: Array | None = None, eps: float = 1e-6) -> Array:
@@ -102,10 +104,18 @@ def _matmul_backward(kept: tuple[Array | None, Array], gradient: Any) -> tuple[A
     x, kernel = kept
     if isinstance(gradient, jax.custom_derivatives.SymbolicZero):
         return None, None
+    of_x = _times_transposed(gradient, kernel)
     if x is None:
-        return gradient @ kernel.T, None
+        return of_x, None
     rows = tuple(range(x.ndim - 1))
-    return gradient @ kernel.T, jax.lax.dot_general(x, gradient, ((rows, rows), ((), ())))  # (..., in), (in, out)
+    return of_x, jax.lax.dot_general(x, gradient, ((rows, rows), ((), ())))  # (..., in), (in, out)
+
+
+def _times_transposed(gradient: Array, kernel: Array) -> Array:
+    """gradient (..., out) @ kernel.T -> (..., in). For few rows a CPU's compiler would first copy kernel.T whole."""
+    if math.prod(gradient.shape[:-1]) > FEW_ROWS:
+        return gradient @ kernel.T
+    return jnp.moveaxis(jnp.tensordot(kernel, gradient, (1, -1)), 0, -1)
 
 
 matmul.defvjp(_matmul_forward, _matmul_backward, symbolic_zeros=True)

@@ -46,6 +46,16 @@ def test_the_incoming_gradient_is_never_transposed():
     assert all(v.aval.shape != (6, 8) for e in products for v in e.outvars)
 
 
+@pytest.mark.parametrize("shape", [(8,), (1, 8), (2, 3, 8), (3, 5, 8)], ids=str)
+def test_gradients_are_the_usual_ones_and_few_rows_transpose_no_kernel(shape):
+    x, kernel = jax.random.normal(KEYS[1], shape), jax.random.normal(KEYS[2], (8, 6))
+    both = lambda product: jax.grad(lambda x, k: jnp.sum(jnp.sin(product(x, k))), argnums=(0, 1))
+    for ours, wanted in zip(both(matmul)(x, kernel), both(jnp.matmul)(x, kernel), strict=True):
+        np.testing.assert_allclose(ours, wanted, rtol=1e-5, atol=1e-5)
+    turned = str(jax.make_jaxpr(both(matmul))(x, kernel)).count("f32[6,8] = transpose")
+    assert turned == (x.size // 8 > 8)
+
+
 @pytest.mark.parametrize("wrap", [lambda f: f, jax.checkpoint], ids=["plain", "remat"])
 def test_a_kernel_that_is_not_trained_costs_no_product(wrap):
     x, kernel = jax.random.normal(KEYS[1], (3, 5, 8)), jax.random.normal(KEYS[2], (2, 8, 8))
