@@ -107,6 +107,9 @@ def _plan(
     known = len(journal.lines)
     results = engine.plan(videos[known:], rules)
     with tqdm(total=len(videos), initial=known, desc="cutting videos", unit="file", disable=not progress) as bar:
+        for line in journal.lines:
+            if "reason" in line:
+                bar.write(f"skipped before: {line['reason']}", file=sys.stderr)
         for video, result in zip(videos[known:], results, strict=True):
             if isinstance(result, str):
                 bar.write(f"skipped {result}", file=sys.stderr)

@@ -132,12 +132,14 @@ def test_other_settings_or_videos_are_refused(clips, whole, tmp_path):
     assert json.loads((folder / "index.json").read_text()) == whole[1]
 
 
-def test_nothing_to_prepare_gets_a_sentence(tmp_path):
+def test_nothing_to_prepare_gets_a_sentence_and_every_time_the_reasons(tmp_path, capsys):
     (tmp_path / "in").mkdir()
     with pytest.raises(UserError, match="no folder"):
         run(tmp_path / "absent", tmp_path / "out")
     with pytest.raises(UserError, match="no video"):
         run(tmp_path / "in", tmp_path / "out")
     (tmp_path / "in" / "x.mp4").write_text("no video")
-    with pytest.raises(UserError, match="None of the 1 files"):
-        run(tmp_path / "in", tmp_path / "out")
+    for _ in range(2):  # the second time the files are not looked at again
+        with pytest.raises(UserError, match="None of the 1 files"):
+            run(tmp_path / "in", tmp_path / "out", progress=True)
+        assert "x.mp4' is no video that can be read" in capsys.readouterr().err
