@@ -97,6 +97,19 @@ TRAIN = [
     (["--config.mesh.tensor=3"], "does not divide"),
     (["--stage=nothing"], "stage"),
     (["--init_from=nowhere"], "nowhere"),
+    (["--stage=dit"], "needs the trained video_vae"),
+    (["--config.training.dit.remat=some"], "must be one of none"),
+    (["--config.training.video_vae.window=10"], "must be 1 + k x 4"),
+    (
+        [
+            "--stage=dit",
+            "--init_from=toy",
+            "--config.training.dit.mode=outpainting",
+            "--config.training.dit.spatial_region=(0,0,999,999)",
+        ],
+        "all or nothing",
+    ),
+    (["--stage=dit", "--init_from=toy", "--config.training.dit.lora.target_modules='no'"], "matches no linear layer"),
 ]
 
 
@@ -107,3 +120,20 @@ def test_train_refuses_with_one_sentence(arguments, words, tmp_path):
     assert result.returncode == 2, result.stderr
     assert words in result.stderr
     assert "Traceback" not in result.stderr and len(result.stderr.strip().splitlines()) <= 4
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+PLAN = [
+    (["--topology=v9:2x2"], "Unknown device"),
+    (["--topology=h100:8", "--width=100"], "multiple of 8"),
+    (["--topology=h100:8", "--num_frames=16"], "1 + 4 k"),
+    (["--topology=h100:8", "--config.mesh.fsdp=3"], "does not divide"),
+    ([], "Say what to plan for"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), PLAN, ids=lambda x: " ".join(x) if isinstance(x, list) else "")
+def test_plan_refuses_with_one_sentence(arguments, words):
+    result = run("ltx_jax/tools/plan.py", *arguments)
+    assert result.returncode == 2 and words in result.stderr, result.stderr
+    assert "Traceback" not in result.stderr and result.stdout == ""

@@ -24,6 +24,7 @@ from ltx_jax import cli
 from ltx_jax.diffusion.geometry import VideoShape
 from ltx_jax.errors import UserError
 from ltx_jax.experiment import Experiment
+from ltx_jax.models.video_vae.encoder import check_video_shape
 from ltx_jax.planning import report, search
 from ltx_jax.planning.meshes import choose_mesh
 from ltx_jax.planning.plan import plan
@@ -81,6 +82,7 @@ def _workload(experiment: Experiment) -> Workload:
     defaults = experiment.model.sampling
     pick = lambda name: getattr(defaults, name) if FLAGS[name].value is None else FLAGS[name].value
     shape = VideoShape(pick("num_frames"), pick("height"), pick("width"), pick("fps"))
+    check_video_shape(experiment.model.video_vae, shape.frames, shape.height, shape.width)
     return Workload(FLAGS.mode, shape, FLAGS.batch, FLAGS.steps, FLAGS.passes, FLAGS.lora)
 
 

@@ -165,7 +165,7 @@ class DiTStage(StageConfig):
     train_text: bool = True
     lora: LoRAConfig | None = None
     clips: int = 8192
-    remat: str = "full"
+    remat: Literal["none", "full", "dots", "offload"] = "full"
 
     def __post_init__(self):
         super().__post_init__()

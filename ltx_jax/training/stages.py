@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
 from ltx_jax.checkpoints.orbax import save_weights
@@ -23,11 +24,13 @@ from ltx_jax.parallel.program import place, replicated_like
 from ltx_jax.releases import Release
 from ltx_jax.training.build import SampleCallback, Setting, statistics, vae_stage
 from ltx_jax.training.build_dit import check_start, dit_stage
-from ltx_jax.training.build_prepared import prepared_stage
+from ltx_jax.training.build_prepared import prepared_stage, shape_of
 from ltx_jax.training.config import STAGES, StageName, TrainingConfig
+from ltx_jax.training.dit import abstract_trainable, make_dit_objective
 from ltx_jax.training.loop import run_stage
 from ltx_jax.training.record import write_json
-from ltx_jax.training.weights import FINISHED, STATISTICS, WEIGHTS, Weights
+from ltx_jax.training.vae import check_audio_stage, check_video_stage
+from ltx_jax.training.weights import AUTOENCODERS, FINISHED, STATISTICS, WEIGHTS, Weights
 
 
 def train(
@@ -58,9 +61,8 @@ def train(
     encoded = isinstance(source, Mixture)
     require(not encoded or set(stages) == {"dit"}, "Encoded clips can only train the transformer: add --stage=dit.")
     setting = Setting(release, config, data, mesh, source, tokenizer, workdir / "latents", sample_callback)
-    if "dit" in stages:
-        check_start(config.dit, init_from)
     found = Weights(setting, workdir, init_from)
+    _check(setting, stages, found, init_from)
     if announce is not None:
         announce()
     for name in STAGES:
@@ -71,6 +73,28 @@ def train(
             continue
         _run(setting, name, found, workdir / name)
     return found.all()
+
+
+def _check(setting: Setting, stages: Sequence[StageName], found: Weights, init_from: Path | None) -> None:
+    """Raise UserError now for what would stop a stage later, when those before it are trained and clips encoded."""
+    release, config, data = setting.release, setting.config, setting.data
+    waiting = [name for name in stages if not found.finished(name)]
+    if "video_vae" in waiting:
+        check_video_stage(release, config.video_vae, data.frames)
+    if "audio_vae" in waiting:
+        check_audio_stage(release, config.audio_vae, data.audio_samples)
+    if "dit" not in waiting:
+        return
+    check_start(config.dit, init_from)
+    encoded = isinstance(setting.source, Mixture)
+    found.start("dit")
+    for name in () if encoded else AUTOENCODERS:
+        if name not in stages:
+            found.check(name)
+    shapes = [shape_of(bucket) for bucket in setting.source.buckets] if encoded else [setting.shape]
+    objectives = [make_dit_objective(release, config.dit, shape, setting.mesh, config.seed) for shape in shapes]
+    with jax.set_mesh(setting.mesh):
+        abstract_trainable(release, objectives[0].networks, config.dit)
 
 
 def make_workdir(workdir: Path) -> None:

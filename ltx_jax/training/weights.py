@@ -23,6 +23,7 @@ from ltx_jax.training.lora import PART as LORA
 from ltx_jax.training.record import check_config
 
 FINISHED, WEIGHTS = "finished.json", "weights"
+AUTOENCODERS: tuple[StageName, ...] = ("video_vae", "audio_vae")
 STATISTICS: dict[StageName, str] = {"video_vae": "video_statistics", "audio_vae": "audio_statistics"}
 
 
@@ -67,15 +68,19 @@ class Weights:
     def encoders(self) -> Mapping[str, Any]:
         """Parameters of both autoencoders. Raises UserError when one is not trained."""
         loaders = {}
-        for name in ("video_vae", "audio_vae"):
-            weights = self._of(name)
-            if weights is None:
-                raise UserError(
-                    f"The transformer needs the trained {name}: run --stage={name} first, or name a run that has it "
-                    "with --init_from."
-                )
+        for name in AUTOENCODERS:
+            self.check(name)
+            weights = self._of(name) or {}
             loaders |= {part: functools.partial(weights.__getitem__, part) for part in weights}
         return LazyParts(loaders)
+
+    def check(self, name: StageName) -> None:
+        """Raise UserError when the autoencoder of the stage is not trained."""
+        if not (self._workdir / name / FINISHED).is_file() and self.start(name) is None:
+            raise UserError(
+                f"The transformer needs the trained {name}: run --stage={name} first, or name a run that has it with "
+                "--init_from."
+            )
 
     def all(self) -> dict[str, Any]:
         """Host arrays of every part there is, by part; of a LoRA run the adapters alone."""
