@@ -25,7 +25,7 @@ from ltx_jax.releases import Release
 from ltx_jax.training.build import SampleCallback, Setting, statistics, vae_stage
 from ltx_jax.training.build_dit import check_start, dit_stage
 from ltx_jax.training.build_prepared import prepared_stage, shape_of
-from ltx_jax.training.config import STAGES, StageName, TrainingConfig
+from ltx_jax.training.config import STAGES, StageConfig, StageName, TrainingConfig
 from ltx_jax.training.dit import abstract_trainable, make_dit_objective
 from ltx_jax.training.loop import run_stage
 from ltx_jax.training.record import write_json
@@ -78,7 +78,9 @@ def train(
 def _check(setting: Setting, stages: Sequence[StageName], found: Weights, init_from: Path | None) -> None:
     """Raise UserError now for what would stop a stage later, when those before it are trained and clips encoded."""
     release, config, data = setting.release, setting.config, setting.data
-    waiting = [name for name in stages if not found.finished(name)]
+    waiting: list[StageName] = [name for name in stages if not found.finished(name)]
+    for name in waiting:
+        _note_uneven_batch(name, config.stage(name), setting.mesh)
     if "video_vae" in waiting:
         check_video_stage(release, config.video_vae, data.frames)
     if "audio_vae" in waiting:
@@ -86,15 +88,26 @@ def _check(setting: Setting, stages: Sequence[StageName], found: Weights, init_f
     if "dit" not in waiting:
         return
     check_start(config.dit, init_from)
-    encoded = isinstance(setting.source, Mixture)
     found.start("dit")
-    for name in () if encoded else AUTOENCODERS:
-        if name not in stages:
-            found.check(name)
-    shapes = [shape_of(bucket) for bucket in setting.source.buckets] if encoded else [setting.shape]
+    if isinstance(setting.source, Mixture):
+        shapes = [shape_of(bucket) for bucket in setting.source.buckets]
+    else:
+        shapes = [setting.shape]
+        for name in AUTOENCODERS:
+            if name not in stages:
+                found.check(name)
     objectives = [make_dit_objective(release, config.dit, shape, setting.mesh, config.seed) for shape in shapes]
     with jax.set_mesh(setting.mesh):
         abstract_trainable(release, objectives[0].networks, config.dit)
+
+
+def _note_uneven_batch(name: StageName, config: StageConfig, mesh: Mesh) -> None:
+    samples, shards = config.batch_size // config.accumulate, mesh.shape["data"] * mesh.shape["fsdp"]
+    if samples % shards:
+        say(
+            f"note: {name} trains {samples} samples at a time, which its {shards} batch shards (data x fsdp) do not "
+            "divide: devices repeat each other's work."
+        )
 
 
 def make_workdir(workdir: Path) -> None:

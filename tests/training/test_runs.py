@@ -47,6 +47,14 @@ def train(stage, workdir, model, stages=("dit",), sizes=(1, 1, 1, 1)):
     run_training(experiment, mesh, workdir, stages, model)
 
 
+def test_a_batch_that_the_mesh_does_not_divide_is_noted(tmp_path, capsys):
+    stage = dataclasses.replace(STAGE, batch_size=12, accumulate=2)
+    for sizes, noted in (((2, 2, 2, 1), True), ((1, 2, 2, 2), False)):
+        with pytest.raises(UserError, match="needs the trained video_vae"):
+            train(stage, tmp_path / str(noted), None, sizes=sizes)
+        assert ("dit trains 6 samples at a time, which its 4 batch shards" in capsys.readouterr().err) == noted
+
+
 def cut_in_half(whole, folder):
     """A copy of a finished run of four steps as it was after two."""
     shutil.copytree(whole, folder)
