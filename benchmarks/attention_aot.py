@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -131,9 +132,11 @@ def _tpu(target: Topology, folder: Path, step: Any, x: Any) -> list[dict[str, An
     """Rows of the TPU compiler: the vector memory that each kernel was given, and the length of its program."""
     here = jax.sharding.SingleDeviceSharding(target.devices[0])
     placed = jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here)
-    text = jax.jit(step).lower(placed, placed, placed).compile().as_text() or ""
+    compiled = jax.jit(step).lower(placed, placed, placed).compile()
     bundles = _bundles(folder)
-    return [
-        {"part": _part(name), "vmem_bytes": size, "bundles": bundles.get(name)}
-        for name, size in kernel_vmem(text).items()
-    ]
+    try:
+        sizes: dict[str, int | None] = {**kernel_vmem(compiled.as_text() or "")}
+    except jax.errors.JaxRuntimeError as error:  # compiled, but XLA cannot read the program back (tpu7x, async-update)
+        print(f"note: the compiled program cannot be read, so VMEM is not known ({error})", file=sys.stderr)
+        sizes = dict.fromkeys(bundles)
+    return [{"part": _part(name), "vmem_bytes": size, "bundles": bundles.get(name)} for name, size in sizes.items()]
