@@ -123,14 +123,6 @@ def _compute(
     def masked(scores: Array, slot: Any) -> Array:
         return scores + common.down(common.per_column(keep_smem.at[slot])) if call.kept else scores
 
-    def softmax(scores: Array, m: Array, total: Array) -> tuple[Array, Array, Array, Array]:
-        """Weights, new row maxima and sums, and the factor by which what was summed before shrinks."""
-        top = jnp.maximum(m, scores.max(axis=1))
-        shift = top * c
-        weights = jnp.exp2(scores * c - across(shift, tile.keys))
-        shrink = jnp.exp2(m * c - shift)
-        return weights, top, total * shrink + weights.sum(axis=1), shrink
-
     def first(s_ref: Any) -> Array:
         common.multiply_rows(call, s_ref, mine, k_smem.at[0])
         plgpu.barrier_arrive(next_turn)
@@ -143,7 +135,7 @@ def _compute(
     scores = pl.run_scoped(first, common.accumulator(tile.keys))
     if not call.kept and (call.limited or call.keys % tile.keys):
         scores = common.hide_tail(scores, length - (blocks - 1) * tile.keys)
-    weights, m, total, _ = softmax(scores, common.full_rows(FLOOR), common.full_rows(0.0))
+    weights, m, total, _ = _softmax(scores, c, common.full_rows(FLOOR), common.full_rows(0.0))
 
     def step(n: Any, carry: Any) -> Any:
         acc, m, total, p = carry
@@ -159,7 +151,7 @@ def _compute(
             # The groups of the second product, one a slab, may still run.
             scores = masked(plgpu.wgmma_accumulator_load(s_ref, wait_n=call.slabs), k_slot)
             plgpu.barrier_arrive(k_free.at[k_slot])
-            weights, top, new_total, shrink = softmax(scores, m, total)
+            weights, top, new_total, shrink = _softmax(scores, c, m, total)
             sums[...] = new_total  # see the module's docstring
             new = plgpu.wgmma_accumulator_load(acc_ref, wait_n=0)
             # p is an operand of the product until here: the new weights must not be rounded into its registers before.
@@ -183,8 +175,23 @@ def _compute(
 
     acc = pl.run_scoped(last, common.accumulator(call.head))
     pl.when(wg == 0)(lambda: plgpu.barrier_wait(turn.at[0]))  # the ring ends where it began
+    _finish(call, (acc, m, total), mine, sums, outputs, (sample, head, queries))
+
+
+def _softmax(scores: Array, c: float, m: Array, total: Array) -> tuple[Array, Array, Array, Array]:
+    """Weights, new row maxima and sums, and the factor by which what was summed before shrinks; c scales for exp2."""
+    top = jnp.maximum(m, scores.max(axis=1))
+    shift = top * c
+    weights = jnp.exp2(scores * c - across(shift, scores.shape[1]))
+    shrink = jnp.exp2(m * c - shift)
+    return weights, top, total * shrink + weights.sum(axis=1), shrink
+
+
+def _finish(call: Call, state: Any, mine: Any, sums: Any, outputs: Any, place: Any) -> None:
+    """Normalise and store the 64 rows of `state` (sum of values, row maxima, row sums) and their log-sum-exp."""
+    (acc, m, total), (sample, head, queries) = state, place
     inverse = jnp.where(total > 0, 1.0 / total, 0.0)
-    sums[...] = jnp.where(total > 0, (m * c + jnp.log2(total)) * LN2, HIDDEN)
+    sums[...] = jnp.where(total > 0, (m * call.factor + jnp.log2(total)) * LN2, HIDDEN)
     common.store(call, acc * across(inverse, call.head), mine, outputs[0], (sample, queries, head))
     plgpu.copy_smem_to_gmem(sums, outputs[1].at[sample, head, queries])
     plgpu.wait_smem_to_gmem(0)
