@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +135,7 @@ def _tpu(target: Topology, folder: Path, step: Any, x: Any) -> list[dict[str, An
     compiled = jax.jit(step).lower(placed, placed, placed).compile()
     bundles = _bundles(folder)
     try:
-        sizes: dict[str, int | None] = {**kernel_vmem(compiled.as_text() or "")}
+        sizes: Mapping[str, int | None] = kernel_vmem(compiled.as_text() or "")
     except jax.errors.JaxRuntimeError as error:  # compiled, but XLA cannot read the program back (tpu7x, async-update)
         print(f"note: the compiled program cannot be read, so VMEM is not known ({error})", file=sys.stderr)
         sizes = dict.fromkeys(bundles)

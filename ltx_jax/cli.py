@@ -16,6 +16,7 @@ from ml_collections import config_flags
 
 from ltx_jax.errors import UserError
 from ltx_jax.parallel import multihost
+from ltx_jax.parallel.threads import make_room_for_collectives
 
 FLAGS = flags.FLAGS
 
@@ -110,6 +111,7 @@ def run(main: Callable[[], None], description: str, argv: Sequence[str] | None =
             print(_help(description, arguments[0]))
             sys.exit(0)
         _parse(arguments)
+        make_room_for_collectives(os.environ)
         main()
     except UserError as error:
         if "--debug" in arguments:

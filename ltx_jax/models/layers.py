@@ -15,7 +15,7 @@ from ltx_jax.parallel import rules
 Array = jax.Array
 Dtype = Any
 Axes = tuple[str | None, str | None]
-FEW_ROWS = 8
+FEW_ROWS = 8  # at most so many rows turn the product round, see `_times_transposed`
 
 
 def rms_norm(x: Array, weight: Array | None = None, eps: float = 1e-6) -> Array:

@@ -102,9 +102,9 @@ def start(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
     if jax.distributed.is_initialized():
         return
     cluster = find_cluster(os.environ, coordinator, processes, process)
-    make_room_for_collectives(os.environ, processes=cluster is not None)
     if cluster is None and not _on_tpu_host():
         return
+    make_room_for_collectives(os.environ, processes=True)
     found = cluster or Cluster()
     arguments = {"coordinator_address": found.coordinator, "num_processes": found.processes}
     try:

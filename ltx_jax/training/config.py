@@ -5,6 +5,7 @@ from typing import Literal
 
 from ltx_jax.config import require
 from ltx_jax.diffusion.objectives import SigmaConfig
+from ltx_jax.models.dit.transformer import Remat
 from ltx_jax.training.guard import GuardConfig
 from ltx_jax.training.lora import LoRAConfig
 from ltx_jax.training.modes import Condition, Share, StreamMode, parse_mixture
@@ -165,7 +166,7 @@ class DiTStage(StageConfig):
     train_text: bool = True
     lora: LoRAConfig | None = None
     clips: int = 8192
-    remat: Literal["none", "full", "dots", "offload"] = "full"
+    remat: Remat = "full"
 
     def __post_init__(self):
         super().__post_init__()

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 from jax.sharding import Mesh
 
+from ltx_jax.checkpoints.lora import targeted
+from ltx_jax.checkpoints.names.dit import dit_names
 from ltx_jax.checkpoints.orbax import save_weights
 from ltx_jax.config import require
 from ltx_jax.data.config import DataConfig
@@ -26,7 +27,7 @@ from ltx_jax.training.build import SampleCallback, Setting, statistics, vae_stag
 from ltx_jax.training.build_dit import check_start, dit_stage
 from ltx_jax.training.build_prepared import prepared_stage, shape_of
 from ltx_jax.training.config import STAGES, StageConfig, StageName, TrainingConfig
-from ltx_jax.training.dit import abstract_trainable, make_dit_objective
+from ltx_jax.training.dit import make_dit_objective
 from ltx_jax.training.loop import run_stage
 from ltx_jax.training.record import write_json
 from ltx_jax.training.vae import check_audio_stage, check_video_stage
@@ -61,8 +62,10 @@ def train(
     encoded = isinstance(source, Mixture)
     require(not encoded or set(stages) == {"dit"}, "Encoded clips can only train the transformer: add --stage=dit.")
     setting = Setting(release, config, data, mesh, source, tokenizer, workdir / "latents", sample_callback)
+    if "dit" in stages:
+        check_start(config.dit, init_from)
     found = Weights(setting, workdir, init_from)
-    _check(setting, stages, found, init_from)
+    _check(setting, stages, found)
     if announce is not None:
         announce()
     for name in STAGES:
@@ -75,7 +78,7 @@ def train(
     return found.all()
 
 
-def _check(setting: Setting, stages: Sequence[StageName], found: Weights, init_from: Path | None) -> None:
+def _check(setting: Setting, stages: Sequence[StageName], found: Weights) -> None:
     """Raise UserError now for what would stop a stage later, when those before it are trained and clips encoded."""
     release, config, data = setting.release, setting.config, setting.data
     waiting: list[StageName] = [name for name in stages if not found.finished(name)]
@@ -87,7 +90,6 @@ def _check(setting: Setting, stages: Sequence[StageName], found: Weights, init_f
         check_audio_stage(release, config.audio_vae, data.audio_samples)
     if "dit" not in waiting:
         return
-    check_start(config.dit, init_from)
     found.start("dit")
     if isinstance(setting.source, Mixture):
         shapes = [shape_of(bucket) for bucket in setting.source.buckets]
@@ -96,9 +98,10 @@ def _check(setting: Setting, stages: Sequence[StageName], found: Weights, init_f
         for name in AUTOENCODERS:
             if name not in stages:
                 found.check(name)
-    objectives = [make_dit_objective(release, config.dit, shape, setting.mesh, config.seed) for shape in shapes]
-    with jax.set_mesh(setting.mesh):
-        abstract_trainable(release, objectives[0].networks, config.dit)
+    for shape in shapes:
+        make_dit_objective(release, config.dit, shape, setting.mesh, config.seed)
+    if config.dit.lora is not None:
+        targeted(dit_names(release.transformer), config.dit.lora.target_modules)
 
 
 def _note_uneven_batch(name: StageName, config: StageConfig, mesh: Mesh) -> None:

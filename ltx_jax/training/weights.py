@@ -23,8 +23,8 @@ from ltx_jax.training.lora import PART as LORA
 from ltx_jax.training.record import check_config
 
 FINISHED, WEIGHTS = "finished.json", "weights"
-AUTOENCODERS: tuple[StageName, ...] = ("video_vae", "audio_vae")
 STATISTICS: dict[StageName, str] = {"video_vae": "video_statistics", "audio_vae": "audio_statistics"}
+AUTOENCODERS = tuple(STATISTICS)
 
 
 class Weights:
@@ -70,7 +70,8 @@ class Weights:
         loaders = {}
         for name in AUTOENCODERS:
             self.check(name)
-            weights = self._of(name) or {}
+            weights = self._of(name)
+            assert weights is not None
             loaders |= {part: functools.partial(weights.__getitem__, part) for part in weights}
         return LazyParts(loaders)
 

@@ -5,7 +5,7 @@ Spec transformer.md sections 3 to 9. `Entry` turns a stream into tokens and modu
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -24,9 +24,10 @@ from ltx_jax.models.layers import Array, Dtype, Linear, gelu, layer_norm, partit
 from ltx_jax.parallel.rules import constrain
 from ltx_jax.streams import Context, Rotary, Stream, length_mask
 
+Remat = Literal["none", "full", "dots", "offload"]
 # What the backward pass finds stored; all else it computes again, block by block. None: remat is off.
 # "offload" is "full" whose one stored thing, the tokens that enter each block, waits in the host's memory.
-REMAT_POLICIES: dict[str, Callable | None] = {
+REMAT_POLICIES: dict[Remat, Callable | None] = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.save_only_these_names(
