@@ -53,19 +53,32 @@ def passes(video: Guidance | None, audio: Guidance | None, force: tuple[str, ...
 
 
 def keep_array(
-    names: tuple[str, ...], video: Guidance | None, audio: Guidance | None, blocks: int, batch: int
-) -> np.ndarray:
-    """Which attentions run: float32 (4, blocks, len(names) * batch), 1 keep and 0 skip, rows pass-major (6.3)."""
-    keep = np.ones((len(ATTENTIONS), blocks, len(names), batch), np.float32)
-    for row, name in enumerate(names):
+    names: tuple[str, ...], video: Guidance | None, audio: Guidance | None, blocks: int
+) -> np.ndarray | None:
+    """Which attentions run in each block of each pass: float32 (4, blocks, len(names)), 1 keep and 0 skip (6.3).
+
+    None where no pass skips anything. Raises UserError for a block that the transformer lacks.
+    """
+    if all(name in ("cond", "uncond") for name in names):
+        return None
+    require(blocks > 0, "Guidance by skipped attention needs the number of the transformer's blocks.")
+    keep = np.ones((len(ATTENTIONS), blocks, len(names)), np.float32)
+    for column, name in enumerate(names):
         if name == "isolated":
-            keep[2:, :, row] = 0
+            keep[2:, :, column] = 0
         if name == "perturbed":
             for attention, guidance in enumerate((video, audio)):
                 if guidance is not None and guidance.needs("perturbed"):
-                    skipped = guidance.stg_blocks
-                    keep[attention, slice(None) if skipped is None else list(skipped), row] = 0
-    return keep.reshape(len(ATTENTIONS), blocks, -1)
+                    keep[attention, _skipped(guidance, blocks), column] = 0
+    return keep
+
+
+def _skipped(guidance: Guidance, blocks: int) -> list[int]:
+    if guidance.stg_blocks is None:
+        return list(range(blocks))
+    for block in guidance.stg_blocks:
+        require(0 <= block < blocks, f"stg_blocks names block {block}, but the transformer has 0 to {blocks - 1}.")
+    return list(guidance.stg_blocks)
 
 
 def cfg(cond: Array, uncond: Array, scale: Array | float) -> Array:

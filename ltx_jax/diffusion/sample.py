@@ -69,13 +69,15 @@ class Strengths:
 class Plan:
     """What a run does: arrays padded to a common length, and the choices that shape the program.
 
-    sigmas: (S + 1,) float32. passes: the network passes of each step. batched: run them in one call, side by side on
+    sigmas: (S + 1,) float32. passes: the network passes of each step. keep: (4, L, passes) float32, which attentions
+    run (`guidance.keep_array`), or None where every pass runs all. batched: run the passes in one call, side by side on
     the batch axis, or else one after another (less memory, same numbers). whole_batch: see `guidance.multimodal`.
     """
 
     sigmas: Array
     video: Strengths | None = None
     audio: Strengths | None = None
+    keep: Array | None = None
     passes: tuple[str, ...] = struct.field(pytree_node=False, default=("cond",))
     batched: bool = struct.field(pytree_node=False, default=True)
     whole_batch: bool = struct.field(pytree_node=False, default=False)
@@ -111,14 +113,16 @@ def make_plan(
     video: guidance.Guidance | None = None,
     audio: guidance.Guidance | None = None,
     *,
+    blocks: int = 0,
     pad_to: int | None = None,
     batched: bool = True,
     whole_batch: bool = False,
     stepper: str = "euler",
 ) -> Plan:
-    """A plan with the same guidance at every step; absent modalities have None. pad_to: steps to pad the arrays to.
+    """A plan with the same guidance at every step; absent modalities have None.
 
-    Raises UserError when a schedule does not decrease or is longer than `pad_to`.
+    blocks: of the transformer, needed where a pass skips attentions. pad_to: steps to pad the arrays to. Raises
+    UserError when a schedule does not decrease or is longer than `pad_to`, or a block that is to be skipped is lacking.
     """
     steps = len(sigmas) - 1
     total = steps if pad_to is None else pad_to
@@ -126,6 +130,9 @@ def make_plan(
     require(decreasing, "The sigmas of a run must be at least two numbers that decrease and end at 0 or above.")
     require(steps <= total, f"A schedule of {steps} steps does not fit a plan of {total}.")
     require(stepper in STEPPERS, f"There is no stepper '{stepper}'; choose one of {', '.join(STEPPERS)}.")
+
+    passes = guidance.passes(video, audio)
+    keep = guidance.keep_array(passes, video, audio, blocks)
 
     def constant(g: guidance.Guidance | None) -> Strengths | None:
         fields = ("cfg_scale", "stg_scale", "modality_scale", "rescale_scale")
@@ -135,7 +142,8 @@ def make_plan(
         sigmas=jnp.asarray(np.pad(np.asarray(sigmas, np.float32), (0, total - steps))),
         video=constant(video),
         audio=constant(audio),
-        passes=guidance.passes(video, audio),
+        keep=None if keep is None else jnp.asarray(keep),
+        passes=passes,
         batched=batched,
         whole_batch=whole_batch,
         stepper=stepper,

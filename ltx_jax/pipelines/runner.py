@@ -68,7 +68,7 @@ def generate(
         raise UserError(f"The text encoder of {bundle.release.name} is not supported yet.")
     clips = request.clips
     size = min(BATCH, len(clips))
-    plan = _plan(request)
+    plan = _plan(request, bundle.release.transformer.num_layers)
     total = -(-len(clips) // size) * plan.sigmas.shape[0]
     bar = tqdm(total=total, desc="sampling", unit="step", disable=not progress)
     mesh = mesh or make_mesh(MeshConfig())
@@ -189,7 +189,7 @@ class _Run:
         return Clip(video, self.shape.fps, audio, release.vocoder.sampling_rate, metadata)
 
 
-def _plan(request: Request) -> Plan:
+def _plan(request: Request, blocks: int) -> Plan:
     assert request.steps is not None and request.cfg is not None and request.audio_cfg is not None
     sigmas = schedules.ltx2(request.steps, tokens=request.schedule_tokens)
     rescale = request.rescale or 0.0
@@ -197,4 +197,5 @@ def _plan(request: Request) -> Plan:
         sigmas,
         Guidance(cfg_scale=request.cfg, rescale_scale=rescale),
         Guidance(cfg_scale=request.audio_cfg, rescale_scale=rescale),
+        blocks=blocks,
     )

@@ -7,10 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ltx_jax.bundle import Modules
 from ltx_jax.diffusion.geometry import unpatchify_audio, unpatchify_video
-from ltx_jax.diffusion.guidance import keep_array
 from ltx_jax.diffusion.sample import Denoise, Plan, State, run
 from ltx_jax.models import latents as video_statistics
 from ltx_jax.models.audio_vae import statistics as audio_statistics
@@ -23,14 +23,13 @@ Contexts = dict[str, tuple[Array, Array]]  # "positive", "negative" -> (video, a
 def denoiser(modules: Modules, params: dict[str, Any], contexts: Contexts, plan: Plan) -> Denoise:
     """The transformer as the sampler wants it: contexts bound, one row group per guidance pass."""
     transformer = modules["transformer"]
-    layers = transformer.config.num_layers  # type: ignore[attr-defined]
 
     def denoise(video: Stream | None, audio: Stream | None, names: tuple[str, ...]) -> Any:
         sides = ["negative" if name == "uncond" else "positive" for name in names]
         texts = [Context(jnp.concatenate([contexts[s][i] for s in sides])) for i in (0, 1)]
         batch = contexts["positive"][0].shape[0]
-        plain = all(name in ("cond", "uncond") for name in names)
-        keep = None if plain else jnp.asarray(keep_array(names, None, None, layers, batch))
+        columns = np.array([plan.passes.index(name) for name in names])
+        keep = None if plan.keep is None else jnp.repeat(plan.keep[:, :, columns], batch, axis=2)  # (4, L, rows)
         return transformer.apply({"params": params["transformer"]}, video, audio, *texts, keep)
 
     return denoise

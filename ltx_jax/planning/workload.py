@@ -70,7 +70,7 @@ def make_programs(experiment: Experiment, workload: Workload, mesh: Mesh) -> dic
     networks = sampling_networks(experiment, workload, mesh)
     state = sampling_state(experiment, workload, mesh)
     if workload.mode == "sample":
-        plan = sampling_plan(workload)
+        plan = sampling_plan(experiment, workload)
         return {"sampling loop": programs.make_sample_program(release, networks, state, plan, mesh)}
     grid = latent_shape(shape, release.video_vae.scale_factors)
     assert state.video is not None and state.audio is not None
@@ -102,12 +102,13 @@ def sampling_state(experiment: Experiment, workload: Workload, mesh: Mesh) -> St
     return programs.abstract_state(state, mesh, workload.size(mesh))
 
 
-def sampling_plan(workload: Workload) -> Plan:
+def sampling_plan(experiment: Experiment, workload: Workload) -> Plan:
     """A plan of as many passes as asked for: conditional, then unconditional, then the other kinds."""
     strengths: list[dict[str, Any]] = [{}, {"cfg_scale": 3.0}, {"stg_scale": 1.0}, {"modality_scale": 3.0}]
     settings = {k: v for s in strengths[: workload.passes] for k, v in s.items()}
     guided = Guidance(**settings)
-    return make_plan(schedules.ltx2(workload.steps), guided, guided)
+    blocks = experiment.model.transformer.num_layers
+    return make_plan(schedules.ltx2(workload.steps), guided, guided, blocks=blocks)
 
 
 def model_flops(experiment: Experiment, workload: Workload, mesh: Mesh) -> float:

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from ltx_jax.diffusion.guidance import (
     Guidance,
@@ -15,6 +16,7 @@ from ltx_jax.diffusion.guidance import (
     projected,
     stg,
 )
+from ltx_jax.errors import UserError
 
 FULL = Guidance(cfg_scale=3, stg_scale=1, stg_blocks=(1,), modality_scale=3, rescale_scale=0.7)
 
@@ -32,12 +34,14 @@ def test_passes_run_only_where_needed():
 
 
 def test_keep_array_skips_what_each_pass_says():
-    keep = keep_array(("cond", "perturbed", "isolated"), FULL, Guidance(), blocks=3, batch=2)
-    assert keep.shape == (4, 3, 6)
-    assert np.all(keep[:, :, :2] == 1)
-    skipped = np.argwhere(keep[:, :, 2:4] == 0)
-    assert {tuple(s) for s in skipped} == {(0, 1, 0), (0, 1, 1)}  # video self-attention of block 1 alone
-    assert np.all(keep[:2, :, 4:] == 1) and np.all(keep[2:, :, 4:] == 0)
+    keep = keep_array(("cond", "perturbed", "isolated"), FULL, Guidance(), blocks=3)
+    assert keep.shape == (4, 3, 3)
+    assert np.all(keep[:, :, 0] == 1)
+    assert [tuple(s) for s in np.argwhere(keep[:, :, 1] == 0)] == [(0, 1)]  # video self-attention of block 1 alone
+    assert np.all(keep[:2, :, 2] == 1) and np.all(keep[2:, :, 2] == 0)
+    assert keep_array(("cond", "uncond"), FULL, Guidance(), blocks=3) is None
+    with pytest.raises(UserError, match="names block 1, but the transformer has 0 to 0"):
+        keep_array(("cond", "perturbed"), FULL, None, blocks=1)
 
 
 def test_neutral_guidance_is_the_conditional_prediction():

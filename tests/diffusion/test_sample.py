@@ -85,7 +85,7 @@ def test_batched_passes_equal_one_after_another():
     start = sample.State(video=track(), audio=track(seed=1))
     ends, calls = [], []
     for batched in (True, False):
-        plan = sample.make_plan(schedules.ltx2(4), guided, Guidance(), batched=batched)
+        plan = sample.make_plan(schedules.ltx2(4), guided, Guidance(), blocks=1, batched=batched)
         calls.append([])
         inner = gaussian_denoiser(0.3, calls[-1])
 
@@ -116,3 +116,5 @@ def test_bad_plans_are_sentences():
         sample.make_plan(schedules.ltx2(8), pad_to=4)
     with pytest.raises(UserError, match="no stepper"):
         sample.make_plan(schedules.ltx2(8), stepper="heun3")
+    with pytest.raises(UserError, match="number of the transformer's blocks"):
+        sample.make_plan(schedules.ltx2(8), Guidance(stg_scale=1))

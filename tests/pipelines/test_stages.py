@@ -1,0 +1,63 @@
+"""The compiled stages: guidance by skipped attention reaches the transformer, for the blocks and streams it names."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+import ltx_jax
+from ltx_jax.bundle import modules
+from ltx_jax.diffusion import schedules
+from ltx_jax.diffusion.conditioning import add_state_noise, draw_noise
+from ltx_jax.diffusion.geometry import VideoShape
+from ltx_jax.diffusion.guidance import Guidance
+from ltx_jax.diffusion.sample import make_plan
+from ltx_jax.pipelines.stages import sample_steps
+from ltx_jax.pipelines.states import empty_audio, empty_video, make_state
+
+STEPS = 2
+STG = Guidance(stg_scale=1.0)
+
+
+@pytest.fixture(scope="module")
+def sampled():
+    """A function from guidance of video and audio to the latents of both after `STEPS` steps of the toy."""
+    model = ltx_jax.load("toy")
+    release = getattr(model, "bundle", model).release
+    params = {"transformer": getattr(model, "bundle", model).params["transformer"]}
+    networks, config = modules(release, platform="cpu"), release.transformer
+    keys = jax.random.split(jax.random.key(1), 2)
+    noised = lambda state: add_state_noise(state, draw_noise(keys[:1], *state.latent.shape[1:]))
+    shape = VideoShape(5, 16, 16, 8.0)
+    state = make_state(release, noised(empty_video(release, shape, 1)), noised(empty_audio(release, shape, 1)))
+    widths = [config.stream(m).width for m in ("video", "audio")]
+    assert config.caption_proj_before_connector
+    text = tuple(jax.random.normal(keys[1], (1, release.text_length, width)) for width in widths)
+
+    sample = jax.jit(functools.partial(sample_steps, networks))
+
+    def run(video, audio):
+        plan = make_plan(schedules.ltx2(STEPS), video, audio, blocks=config.num_layers)
+        end = sample(params, {"positive": text, "negative": text}, state, plan, 0, STEPS)
+        return np.asarray(end.video.stream.latent)
+
+    run.programs = sample._cache_size
+    return run
+
+
+def test_skipped_attention_changes_a_clip_as_its_blocks_say(sampled, mesh):
+    plain, whole = sampled(Guidance(), Guidance()), sampled(STG, Guidance())
+    others = [
+        whole,
+        sampled(Guidance(), STG),  # of the sound, whose attention the picture sees
+        sampled(dataclasses.replace(STG, stg_blocks=(1,)), Guidance()),
+        sampled(Guidance(modality_scale=3.0), Guidance()),
+    ]
+    for i, clip in enumerate(others):
+        assert all(not np.allclose(clip, other, atol=1e-3) for other in [plain, *others[:i]])
+    # With no block to skip the perturbed pass equals the first, so that there is nothing to guide by.
+    nothing = sampled(dataclasses.replace(STG, stg_blocks=()), Guidance())
+    np.testing.assert_allclose(nothing, plain, atol=1e-4)
+    assert sampled.programs() == 3  # one a set of passes: which blocks are skipped is an array
