@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from diffusers import LTX2VideoTransformer3DModel
 
-from ltx_jax.checkpoints.names import to_official
-from ltx_jax.checkpoints.names.diffusers import TRANSFORMER
-from ltx_jax.checkpoints.names.dit import dit_names
+from ltx_jax.names import to_official
+from ltx_jax.names.diffusers import TRANSFORMER
+from ltx_jax.names.dit import dit_names
 
 SPELLINGS = {official: theirs for theirs, official in TRANSFORMER.items()} | {
     "scale_shift_table_a2v_ca_video": "video_a2v_cross_attn_scale_shift_table",

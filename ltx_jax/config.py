@@ -50,12 +50,6 @@ def to_mapping(config: Any) -> Any:
     return config
 
 
-def require(condition: bool, sentence: str) -> None:
-    """Raise UserError(sentence) unless `condition` holds; for use in `__post_init__`."""
-    if not condition:
-        raise UserError(sentence)
-
-
 def _required(field: dataclasses.Field) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 

@@ -21,16 +21,16 @@ from ml_collections import ConfigDict, config_dict
 
 from ltx_jax.bundle import PARTS, Bundle
 from ltx_jax.checkpoints.lora import save_lora
-from ltx_jax.checkpoints.names.dit import dit_names
 from ltx_jax.checkpoints.save import save_bundle
-from ltx_jax.config import from_mapping, require, to_mapping
+from ltx_jax.config import from_mapping, to_mapping
 from ltx_jax.data.config import DataConfig
-from ltx_jax.data.toyworld import caption_corpus
-from ltx_jax.errors import UserError
+from ltx_jax.data.raw.toyworld import caption_corpus
+from ltx_jax.errors import UserError, require
 from ltx_jax.media.images import contact_sheet
 from ltx_jax.media.video import write_video
 from ltx_jax.models.text.tokenizer import Tokenizer, train_toy_tokenizer
 from ltx_jax.models.video_vae.encoder import check_video_shape
+from ltx_jax.names.dit import dit_names
 from ltx_jax.parallel.mesh import MeshConfig
 from ltx_jax.parallel.multihost import is_first, local_mesh, say
 from ltx_jax.pipelines.request import Request

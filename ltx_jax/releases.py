@@ -9,8 +9,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ltx_jax.config import require
-from ltx_jax.errors import UserError
+from ltx_jax.errors import UserError, require
 from ltx_jax.models.audio_vae.config import AudioVAEConfig, VocoderConfig
 from ltx_jax.models.dit.config import DiTConfig
 from ltx_jax.models.text.config import Gemma3Config

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ltx_jax.checkpoints.lora import load_lora
-from ltx_jax.data.toyworld import render
+from ltx_jax.data.raw.toyworld import render
 from ltx_jax.media.video import probe, write_video
 
 ROOT = Path(__file__).parents[1]

@@ -16,12 +16,11 @@ import ml_dtypes
 import numpy as np
 
 from ltx_jax.bundle import Bundle
-from ltx_jax.checkpoints.names import Name
-from ltx_jax.checkpoints.names.diffusers import official_module
 from ltx_jax.checkpoints.parts import TRANSFORMER_PREFIX, part_names
 from ltx_jax.checkpoints.safetensors import SafetensorsFile, write_safetensors
-from ltx_jax.config import require
-from ltx_jax.errors import UserError
+from ltx_jax.errors import UserError, require
+from ltx_jax.names import Name
+from ltx_jax.names.diffusers import official_module
 
 PREFIX = "diffusion_model."
 ADAPTED_PARTS = ("transformer", "connectors")  # parts that a LoRA file may speak of

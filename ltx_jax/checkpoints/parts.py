@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from ltx_jax.checkpoints.names import Name, to_official, to_tree
-from ltx_jax.checkpoints.names.audio_vae import audio_decoder_names, audio_encoder_names
-from ltx_jax.checkpoints.names.connectors import text_connectors_names
-from ltx_jax.checkpoints.names.dit import dit_names
-from ltx_jax.checkpoints.names.gemma3 import gemma3_names
-from ltx_jax.checkpoints.names.video_vae import video_decoder_names, video_encoder_names
-from ltx_jax.checkpoints.names.vocoder import vocoder_names
+from ltx_jax.names import Name, to_official, to_tree
+from ltx_jax.names.audio_vae import audio_decoder_names, audio_encoder_names
+from ltx_jax.names.connectors import text_connectors_names
+from ltx_jax.names.dit import dit_names
+from ltx_jax.names.gemma3 import gemma3_names
+from ltx_jax.names.video_vae import video_decoder_names, video_encoder_names
+from ltx_jax.names.vocoder import vocoder_names
 from ltx_jax.releases import Release
 
 TRANSFORMER_PREFIX = "model.diffusion_model."

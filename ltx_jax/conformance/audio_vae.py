@@ -8,9 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ltx_jax.checkpoints.names import to_tree
-from ltx_jax.checkpoints.names.audio_vae import audio_decoder_names, audio_encoder_names
-from ltx_jax.checkpoints.names.vocoder import vocoder_names
 from ltx_jax.conformance.case import Case
 from ltx_jax.diffusion import geometry
 from ltx_jax.media.audio import resample
@@ -22,6 +19,9 @@ from ltx_jax.models.audio_vae.generator import Generator, PeriodicActivation
 from ltx_jax.models.audio_vae.mel import log_mel
 from ltx_jax.models.audio_vae.statistics import denormalize, normalize
 from ltx_jax.models.audio_vae.vocoder import BandwidthExtension, Vocoder
+from ltx_jax.names import to_tree
+from ltx_jax.names.audio_vae import audio_decoder_names, audio_encoder_names
+from ltx_jax.names.vocoder import vocoder_names
 
 Outputs = dict[str, np.ndarray]
 

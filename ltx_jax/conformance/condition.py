@@ -8,7 +8,7 @@ import numpy as np
 
 from ltx_jax.conformance.case import Case
 from ltx_jax.conformance.diffusion import audio_from_recording, video_from_recording
-from ltx_jax.data.tiled import encode_in_tiles
+from ltx_jax.data.preparation.tiled import encode_in_tiles
 from ltx_jax.diffusion import conditioning, geometry, items, masks
 from ltx_jax.diffusion.conditioning import Grid, LatentState
 from ltx_jax.errors import UserError

@@ -204,10 +204,10 @@ def _guidance_multimodal(case: Case) -> Outputs:
 def _trajectory_euler(case: Case) -> Outputs:
     """The sampler in pieces of one step, so that the latents handed to the denoiser can be seen."""
     names = [m for m in ("video", "audio") if f"{m}_latent" in case.inputs]
-    state = sample.State(**{m: _track(case, m) for m in names})
+    state = sample.SamplerState(**{m: _track(case, m) for m in names})
     sigmas = np.asarray(case.config["sigmas"], np.float32)
     plan = sample.make_plan(sigmas)
-    run = jax.jit(lambda state, start: sample.run(_linear_denoiser(case), state, plan, start, start + 1))
+    run = jax.jit(lambda state, start: sample.run(_linear_predictor(case), state, plan, start, start + 1))
     calls: dict[str, list[Array]] = {m: [] for m in names}
     for i in range(len(sigmas) - 1):
         for m in names:
@@ -217,13 +217,13 @@ def _trajectory_euler(case: Case) -> Outputs:
     return {**outputs, **{f"{m}_final": getattr(state, m).stream.latent for m in names}, "call_sigmas": sigmas[:-1]}
 
 
-def _track(case: Case, name: str) -> sample.Track:
+def _track(case: Case, name: str) -> sample.StreamState:
     state = _state(*(case.inputs[f"{name}_{k}"] for k in ("latent", "clean", "mask")))
     nowhere = Rotary((), (), jnp.zeros((1, state.latent.shape[1], 0), jnp.int32))
     return sample.make_track(state, nowhere)
 
 
-def _linear_denoiser(case: Case) -> sample.Denoise:
+def _linear_predictor(case: Case) -> sample.PredictVelocity:
     """The stand-in network x0 = a x + b + c timesteps, told as a velocity; held tokens (timestep 0) have none."""
 
     def velocity(stream: Stream | None, name: str) -> Array | None:

@@ -8,8 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ltx_jax.checkpoints.names import linear, to_tree
-from ltx_jax.checkpoints.names.dit import attention_names, dit_names
 from ltx_jax.conformance.case import Case
 from ltx_jax.kernels.prologue import rotate
 from ltx_jax.kernels.spec import Mask
@@ -19,6 +17,8 @@ from ltx_jax.models.dit.block import Block, StreamInputs
 from ltx_jax.models.dit.config import DiTConfig, ModelType
 from ltx_jax.models.dit.rope import gather_tables, rotary, rotary_tables
 from ltx_jax.models.dit.transformer import DiT
+from ltx_jax.names import linear, to_tree
+from ltx_jax.names.dit import attention_names, dit_names
 from ltx_jax.streams import Context, Stream
 
 Outputs = dict[str, np.ndarray]

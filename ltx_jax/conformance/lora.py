@@ -10,12 +10,12 @@ import ml_dtypes
 import numpy as np
 
 from ltx_jax.checkpoints.lora import adapter_pairs, lora_tensors, merge_tensors
-from ltx_jax.checkpoints.names import linear, to_tree
-from ltx_jax.checkpoints.names.dit import dit_names
 from ltx_jax.conformance.case import Case
 from ltx_jax.models.dit.config import EXTRACTOR_PROJECTION, DiTConfig
 from ltx_jax.models.dit.transformer import DiT, example_inputs
 from ltx_jax.models.layers import Linear, abstract_params
+from ltx_jax.names import linear, to_tree
+from ltx_jax.names.dit import dit_names
 from ltx_jax.training.lora import LoRAConfig, abstract_lora, initial_lora, scaled
 
 Outputs = dict[str, Any]

@@ -8,9 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ltx_jax.checkpoints.names import to_tree
-from ltx_jax.checkpoints.names.connectors import connector_names, feature_names, text_connectors_names
-from ltx_jax.checkpoints.names.gemma3 import gemma3_names
 from ltx_jax.conformance.case import Case
 from ltx_jax.errors import UserError
 from ltx_jax.models.text.connectors import Connector, TextConnectors, TextConnectorsConfig, context_mask
@@ -18,6 +15,9 @@ from ltx_jax.models.text.features import FeatureExtractorV1, FeatureExtractorV2
 from ltx_jax.models.text.gemma3 import Gemma3, Gemma3Config
 from ltx_jax.models.text.masks import visible_pairs
 from ltx_jax.models.text.tokenizer import SpecialTokens, Tokenizer
+from ltx_jax.names import to_tree
+from ltx_jax.names.connectors import connector_names, feature_names, text_connectors_names
+from ltx_jax.names.gemma3 import gemma3_names
 
 Outputs = dict[str, np.ndarray]
 

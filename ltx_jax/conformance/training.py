@@ -14,8 +14,9 @@ from ltx_jax.conformance.diffusion import audio_from_recording, video_from_recor
 from ltx_jax.diffusion import geometry, objectives
 from ltx_jax.diffusion.conditioning import Grid
 from ltx_jax.streams import Array
-from ltx_jax.training import losses, modes
-from ltx_jax.training import noise as noising
+from ltx_jax.training import modes
+from ltx_jax.training.dit import losses
+from ltx_jax.training.dit import noise as noising
 from ltx_jax.training.optimizer import OptimizerConfig, ScheduleConfig, learning_rate, make_optimizer
 
 Outputs = dict[str, Any]

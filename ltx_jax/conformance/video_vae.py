@@ -9,15 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ltx_jax.checkpoints.names import to_tree
-from ltx_jax.checkpoints.names.video_vae import (
-    attn_names,
-    conv_names,
-    neighbourhood_names,
-    resnet_names,
-    video_decoder_names,
-    video_encoder_names,
-)  # fmt: skip
 from ltx_jax.conformance.case import Case
 from ltx_jax.errors import UserError
 from ltx_jax.kernels.neighbourhood import neighbourhood_attention
@@ -31,6 +22,15 @@ from ltx_jax.models.video_vae.decoder import DECODE_NOISE_SCALE, VideoDecoder, m
 from ltx_jax.models.video_vae.encoder import VideoEncoder, crop_frames, split_moments
 from ltx_jax.models.video_vae.layers import Settings, patchify, unpatchify
 from ltx_jax.models.video_vae.neighbourhood import NeighbourhoodAttention
+from ltx_jax.names import to_tree
+from ltx_jax.names.video_vae import (
+    attn_names,
+    conv_names,
+    neighbourhood_names,
+    resnet_names,
+    video_decoder_names,
+    video_encoder_names,
+)  # fmt: skip
 
 Outputs = dict[str, np.ndarray]
 Params = Mapping[str, Any]

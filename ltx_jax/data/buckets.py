@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Sequence
 
-from ltx_jax.config import require
+from ltx_jax.errors import require
 from ltx_jax.media.resize import covering
 
 Shape = tuple[int, int, int]  # frames, height, width

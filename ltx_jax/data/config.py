@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from ltx_jax.config import require
+from ltx_jax.errors import require
 
 
 @dataclasses.dataclass(frozen=True)
@@ -11,7 +11,7 @@ class DataConfig:
     """The clips of a run.
 
     path: folder of videos, or a CSV or JSONL list of them; or folders of encoded clips, "A" or "A:3,B:1" with weights
-    (data/datasets.py), whose own sizes then count; None: the procedural toy world. frames at fps (frames per
+    (data/encoded/datasets.py), whose own sizes then count; None: the procedural toy world. frames at fps (frames per
     second), height, width in pixels; audio at sample_rate Hz. workers: processes that decode (0: in this one). seed:
     of the order and of what is drawn from each file. size: clips of the toy world. on_error: what a file that fails
     later does: "stop" the run with a sentence, or "replace" it by the next file of the index.

@@ -13,9 +13,8 @@ import grain.python as grain
 import numpy as np
 from absl import flags
 
-from ltx_jax.config import require
-from ltx_jax.errors import UserError
-from ltx_jax.random import numpy_rng
+from ltx_jax.errors import UserError, require
+from ltx_jax.rng import numpy_rng
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from ltx_jax.config import require
+from ltx_jax.errors import require
 
 Array = jax.Array
 Grid = tuple[int, int, int]  # latent frames, rows, columns; audio is (A, 1, 1)

@@ -11,7 +11,7 @@ from typing import TypeVar
 import jax
 import numpy as np
 
-from ltx_jax.config import require
+from ltx_jax.errors import require
 
 ArrayT = TypeVar("ArrayT", np.ndarray, jax.Array)
 

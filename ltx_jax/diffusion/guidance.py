@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ltx_jax.config import require
+from ltx_jax.errors import require
 from ltx_jax.streams import masked_std
 
 Array = jax.Array

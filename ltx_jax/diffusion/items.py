@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ltx_jax.config import require
 from ltx_jax.diffusion.conditioning import LatentState
+from ltx_jax.errors import require
 
 Array = jax.Array
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ltx_jax.config import require
+from ltx_jax.errors import require
 
 
 def latent_mask(frames: np.ndarray, grid: tuple[int, int, int], scale_factors: tuple[int, int, int]) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from ltx_jax.config import require
+from ltx_jax.errors import require
 
 Array = jax.Array
 

@@ -11,27 +11,28 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from ltx_jax.config import require
 from ltx_jax.diffusion import guidance
 from ltx_jax.diffusion.conditioning import LatentState, blend, distinct_levels
 from ltx_jax.diffusion.objectives import x0_from_velocity
 from ltx_jax.diffusion.steppers import STEPPERS
+from ltx_jax.errors import require
 from ltx_jax.streams import Array, Rotary, Stream, length_mask
 
 # (video stream, audio stream, names of the passes in their rows) -> velocities. Contexts are bound inside; the rows
 # are pass-major: all samples of the first pass, then all of the second.
-Denoise = Callable[[Stream | None, Stream | None, tuple[str, ...]], tuple[Array | None, Array | None]]
+PredictVelocity = Callable[[Stream | None, Stream | None, tuple[str, ...]], tuple[Array | None, Array | None]]
 
 
 @struct.dataclass
-class Track:
+class StreamState:
     """One modality during sampling: a stream, the denoise mask of its tokens and what held tokens are held to.
 
-    strengths: (B, U) float32, the distinct mask values that `stream.level_index` points into. clean: (B, T, C).
+    mask_levels: (B, U) float32, the distinct denoise mask values (1 = noise, 0 = held) that `stream.level_index`
+    points into. clean: (B, T, C).
     """
 
     stream: Stream
-    strengths: Array
+    mask_levels: Array
     clean: Array
     frozen: bool = struct.field(pytree_node=False, default=False)
 
@@ -39,24 +40,24 @@ class Track:
         """The stream at the schedule's scalar `sigma`; each token's level is its mask times sigma (4.4)."""
         own = jnp.zeros((), jnp.float32) if self.frozen else sigma
         batch = self.stream.latent.shape[0]
-        return self.stream.replace(sigma=jnp.broadcast_to(own, (batch,)), levels=self.strengths * sigma)
+        return self.stream.replace(sigma=jnp.broadcast_to(own, (batch,)), levels=self.mask_levels * sigma)
 
     @property
     def mask(self) -> Array:
         """The denoise mask of every token, (B, T, 1) float32."""
-        return self.stream.replace(levels=self.strengths).timesteps()[..., None]
+        return self.stream.replace(levels=self.mask_levels).timesteps()[..., None]
 
 
 @struct.dataclass
-class State:
+class SamplerState:
     """What the loop carries: one track per present modality."""
 
-    video: Track | None = None
-    audio: Track | None = None
+    video: StreamState | None = None
+    audio: StreamState | None = None
 
 
 @struct.dataclass
-class Strengths:
+class GuidanceScales:
     """Guidance of one modality at every step; each field is (S,) float32 (6.1)."""
 
     cfg_scale: Array
@@ -66,7 +67,7 @@ class Strengths:
 
 
 @struct.dataclass
-class Plan:
+class SamplingPlan:
     """What a run does: arrays padded to a common length, and the choices that shape the program.
 
     sigmas: (S + 1,) float32. passes: the network passes of each step. keep: (4, L, passes) float32, which attentions
@@ -75,8 +76,8 @@ class Plan:
     """
 
     sigmas: Array
-    video: Strengths | None = None
-    audio: Strengths | None = None
+    video: GuidanceScales | None = None
+    audio: GuidanceScales | None = None
     keep: Array | None = None
     passes: tuple[str, ...] = struct.field(pytree_node=False, default=("cond",))
     batched: bool = struct.field(pytree_node=False, default=True)
@@ -91,21 +92,21 @@ def make_track(
     *,
     length: Array | None = None,
     levels: int = 1,
-) -> Track:
+) -> StreamState:
     """A track from a noised host state and its position tables. levels: the least U, to keep programs equal."""
-    strengths, index = distinct_levels(state.mask, levels)
+    mask_levels, index = distinct_levels(state.mask, levels)
     batch = state.latent.shape[0]
     stream = Stream(
         latent=state.latent,
         sigma=jnp.ones((batch,), jnp.float32),
-        levels=jnp.asarray(strengths),
+        levels=jnp.asarray(mask_levels),
         rotary=rotary,
         level_index=None if index is None else jnp.asarray(index),
         cross_rotary=cross_rotary,
         keyframes=state.keyframes,
         length=length,
     )
-    return Track(stream, jnp.asarray(strengths), state.clean, state.frozen)
+    return StreamState(stream, jnp.asarray(mask_levels), state.clean, state.frozen)
 
 
 def make_plan(
@@ -118,7 +119,7 @@ def make_plan(
     batched: bool = True,
     whole_batch: bool = False,
     stepper: str = "euler",
-) -> Plan:
+) -> SamplingPlan:
     """A plan with the same guidance at every step; absent modalities have None.
 
     blocks: of the transformer, needed where a pass skips attentions. pad_to: steps to pad the arrays to. Raises
@@ -134,11 +135,11 @@ def make_plan(
     passes = guidance.passes(video, audio)
     keep = guidance.keep_array(passes, video, audio, blocks)
 
-    def constant(g: guidance.Guidance | None) -> Strengths | None:
+    def constant(g: guidance.Guidance | None) -> GuidanceScales | None:
         fields = ("cfg_scale", "stg_scale", "modality_scale", "rescale_scale")
-        return None if g is None else Strengths(*(jnp.full((total,), getattr(g, f), jnp.float32) for f in fields))
+        return None if g is None else GuidanceScales(*(jnp.full((total,), getattr(g, f), jnp.float32) for f in fields))
 
-    return Plan(
+    return SamplingPlan(
         sigmas=jnp.asarray(np.pad(np.asarray(sigmas, np.float32), (0, total - steps))),
         video=constant(video),
         audio=constant(audio),
@@ -150,32 +151,40 @@ def make_plan(
     )
 
 
-def run(denoise: Denoise, state: State, plan: Plan, start: Array | int, stop: Array | int) -> State:
+def run(
+    predict_velocity: PredictVelocity, state: SamplerState, plan: SamplingPlan, start: Array | int, stop: Array | int
+) -> SamplerState:
     """Steps [start, stop) of the plan. Steps may be traced; running in pieces gives the same bits as running whole."""
 
-    def step(i: Array, state: State) -> State:
+    def step(i: Array, state: SamplerState) -> SamplerState:
         sigma, sigma_next = plan.sigmas[i], plan.sigmas[i + 1]
-        predictions = predict(denoise, state, plan, sigma)
+        predictions = predict(predict_velocity, state, plan, sigma)
 
-        def advance(track: Track | None, by_pass: dict[str, Array], strengths: Strengths | None) -> Track | None:
+        def advance(
+            track: StreamState | None, by_pass: dict[str, Array], scales: GuidanceScales | None
+        ) -> StreamState | None:
             if track is None or track.frozen:
                 return track
-            x0 = _guide(track, by_pass, strengths, i, plan.whole_batch)
+            x0 = _guide(track, by_pass, scales, i, plan.whole_batch)
             latent = STEPPERS[plan.stepper](track.stream.latent, blend(x0, track.clean, track.mask), sigma, sigma_next)
             return track.replace(stream=track.stream.replace(latent=latent))
 
-        return State(advance(state.video, predictions[0], plan.video), advance(state.audio, predictions[1], plan.audio))
+        return SamplerState(
+            advance(state.video, predictions[0], plan.video), advance(state.audio, predictions[1], plan.audio)
+        )
 
     return jax.lax.fori_loop(start, stop, step, state)
 
 
-def predict(denoise: Denoise, state: State, plan: Plan, sigma: Array) -> tuple[dict[str, Array], dict[str, Array]]:
+def predict(
+    predict_velocity: PredictVelocity, state: SamplerState, plan: SamplingPlan, sigma: Array
+) -> tuple[dict[str, Array], dict[str, Array]]:
     """x0 predictions of both modalities at `sigma`, by pass name; an absent modality has none (6.3)."""
     streams = [None if track is None else track.at(sigma) for track in (state.video, state.audio)]
     groups = [plan.passes] if plan.batched else [(name,) for name in plan.passes]
     found: tuple[dict[str, Array], dict[str, Array]] = ({}, {})
     for names in groups:
-        velocities = denoise(*(tile(s, len(names)) for s in streams), names)
+        velocities = predict_velocity(*(tile(s, len(names)) for s in streams), names)
         for stream, velocity, predictions in zip(streams, velocities, found, strict=True):
             if stream is not None and velocity is not None:
                 for name, v in zip(names, jnp.split(velocity, len(names)), strict=True):  # each (B, T, C)
@@ -200,10 +209,12 @@ def tile(stream: Stream | None, copies: int) -> Stream | None:
     return jax.tree.map(repeat, rest).replace(rotary=tables(stream.rotary), cross_rotary=tables(stream.cross_rotary))
 
 
-def _guide(track: Track, predictions: dict[str, Array], strengths: Strengths | None, i: Array, whole: bool) -> Array:
-    if strengths is None or len(predictions) == 1:
+def _guide(
+    track: StreamState, predictions: dict[str, Array], scales: GuidanceScales | None, i: Array, whole: bool
+) -> Array:
+    if scales is None or len(predictions) == 1:
         return predictions["cond"]
     batch, tokens, _ = track.stream.latent.shape
     mask = length_mask(track.stream.length, batch, tokens)[..., None]
-    at_step = [s[i] for s in (strengths.cfg_scale, strengths.stg_scale, strengths.modality_scale)]
-    return guidance.multimodal(predictions, *at_step, strengths.rescale_scale[i], mask=mask, whole_batch=whole)
+    at_step = [s[i] for s in (scales.cfg_scale, scales.stg_scale, scales.modality_scale)]
+    return guidance.multimodal(predictions, *at_step, scales.rescale_scale[i], mask=mask, whole_batch=whole)

@@ -7,8 +7,7 @@ import math
 
 import numpy as np
 
-from ltx_jax.config import require
-from ltx_jax.errors import UserError
+from ltx_jax.errors import UserError, require
 
 # The fixed lists of the distilled models (5.4).
 _STAGE_1 = (1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875, 0.0)

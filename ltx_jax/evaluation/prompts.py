@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ltx_jax.bundle import Bundle
-from ltx_jax.data.toyworld import COLORS, SHAPES
+from ltx_jax.data.raw.toyworld import COLORS, SHAPES
 from ltx_jax.evaluation.toy import observe
 from ltx_jax.media.images import contact_sheet
 from ltx_jax.pipelines.request import Request

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 
 from ltx_jax.bundle import Bundle, Modules, modules, video_tokens
-from ltx_jax.config import require
 from ltx_jax.data.config import DataConfig
-from ltx_jax.data.videos import VideoSource
+from ltx_jax.data.raw.videos import VideoSource
 from ltx_jax.diffusion.geometry import VideoShape, latent_shape
+from ltx_jax.errors import require
 from ltx_jax.parallel.mesh import MeshConfig, make_mesh
 from ltx_jax.pipelines.stages import decode_video
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ltx_jax.data.toyworld import COLORS
+from ltx_jax.data.raw.toyworld import COLORS
 
 FOREGROUND = 60.0  # RGB distance from the background from which a pixel counts as part of a shape
 

@@ -9,7 +9,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from ltx_jax.kernels import gpu, tpu
 from ltx_jax.kernels.blocked import blocked_attention
-from ltx_jax.kernels.context import Plan, attend, make_plan
+from ltx_jax.kernels.context import ContextPlan, attend, make_plan
 from ltx_jax.kernels.local import Kernel
 from ltx_jax.kernels.prologue import Prologue, prepare
 from ltx_jax.kernels.prologue_attention import Preparation, attention_with_prologue, fuses, prepared
@@ -75,7 +75,7 @@ def attention(
 
 
 def _attend(
-    name: str, kernel: Kernel, plan: Plan | None, q: Array, k: Array, v: Array, mask: Mask, spec: AttentionSpec,
+    name: str, kernel: Kernel, plan: ContextPlan | None, q: Array, k: Array, v: Array, mask: Mask, spec: AttentionSpec,
     mesh: Any,
 ) -> Array:  # fmt: skip
     """Attention of prepared q, k by the implementation `name`, over `context` where there is a plan for that."""

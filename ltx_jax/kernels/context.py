@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
-from ltx_jax.config import require
+from ltx_jax.errors import require
 from ltx_jax.kernels.local import Kernel
 from ltx_jax.kernels.ring import Ring, ring_backward, ring_forward
 from ltx_jax.kernels.softmax import row_products
@@ -31,7 +31,7 @@ AXIS = "context"
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class ContextPlan:
     """How one call runs on a mesh (hashable).
 
     exchange and ring factor the axis. pieces: parts of the heads, each traded and attended to on its own, so that the
@@ -85,7 +85,7 @@ class Plan:
         )
 
 
-def make_plan(kernel: Kernel, q: Array, k: Array, spec: AttentionSpec, mesh: Any, fits: Any) -> Plan | None:
+def make_plan(kernel: Kernel, q: Array, k: Array, spec: AttentionSpec, mesh: Any, fits: Any) -> ContextPlan | None:
     """The plan for q: (B, T, N, K) and k: (B, S, N, K), or None where keys do not lie on the axis.
 
     fits: given a number of heads per device, whether the kernel takes it. "auto" trades as many heads as divide both
@@ -98,7 +98,7 @@ def make_plan(kernel: Kernel, q: Array, k: Array, spec: AttentionSpec, mesh: Any
     batch, on_keys, heads, _ = partition(("batch", spec.key_tokens, "act_heads", None), k.shape, mesh)
     if on_keys != AXIS or spec.causal:
         return None
-    lies = functools.partial(Plan, kernel, mesh, batch=batch, heads=heads)
+    lies = functools.partial(ContextPlan, kernel, mesh, batch=batch, heads=heads)
     if partition((spec.query_tokens,), q.shape[1:2], mesh)[0] != AXIS:
         return lies(Exchange(AXIS, n, 1), Ring(AXIS, 1, n), merged=True)
     axes = (heads,) if isinstance(heads, str) else heads or ()
@@ -133,7 +133,7 @@ def _group(heads: int, devices: int, form: str, fits: Any) -> int:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def attend(plan: Plan, q: Array, k: Array, v: Array, mask: Mask) -> Array:
+def attend(plan: ContextPlan, q: Array, k: Array, v: Array, mask: Mask) -> Array:
     """softmax(scale q k^T + bias) v. q: (B, T, N, K); k, v: (B, S, N, K). Returns (B, T, N, K) in q's dtype.
 
     Differentiable in q, k, v (not in the bias).
@@ -141,7 +141,7 @@ def attend(plan: Plan, q: Array, k: Array, v: Array, mask: Mask) -> Array:
     return _attend_forward(plan, q, k, v, mask)[0]
 
 
-def _attend_forward(plan: Plan, q: Array, k: Array, v: Array, mask: Mask) -> tuple[Array, Any]:
+def _attend_forward(plan: ContextPlan, q: Array, k: Array, v: Array, mask: Mask) -> tuple[Array, Any]:
     run = jax.shard_map(
         functools.partial(_merged_forward if plan.merged else _forward, plan),
         mesh=plan.mesh,
@@ -153,7 +153,7 @@ def _attend_forward(plan: Plan, q: Array, k: Array, v: Array, mask: Mask) -> tup
     return out, (saved, mask)
 
 
-def _attend_backward(plan: Plan, residuals: Any, d_out: Array) -> tuple[Any, ...]:
+def _attend_backward(plan: ContextPlan, residuals: Any, d_out: Array) -> tuple[Any, ...]:
     saved, mask = residuals
     run = jax.shard_map(
         functools.partial(_merged_backward if plan.merged else _backward, plan),
@@ -168,7 +168,7 @@ def _attend_backward(plan: Plan, residuals: Any, d_out: Array) -> tuple[Any, ...
 attend.defvjp(_attend_forward, _attend_backward)
 
 
-def _forward(plan: Plan, q: Array, k: Array, v: Array, mask: Mask) -> tuple[Array, Any]:
+def _forward(plan: ContextPlan, q: Array, k: Array, v: Array, mask: Mask) -> tuple[Array, Any]:
     """One device's part. What is saved keeps the traded layout, (B, h T, N / h, K), in the place of (B, T, N, K)."""
     outs, saved = [], []
     for i in range(plan.pieces):
@@ -180,7 +180,7 @@ def _forward(plan: Plan, q: Array, k: Array, v: Array, mask: Mask) -> tuple[Arra
     return jnp.concatenate(outs, axis=2), tuple(saved)
 
 
-def _backward(plan: Plan, saved: Any, mask: Mask, d_out: Array) -> tuple[Array, ...]:
+def _backward(plan: ContextPlan, saved: Any, mask: Mask, d_out: Array) -> tuple[Array, ...]:
     found = []
     for i, (q, k, v, out, lse) in enumerate(saved):
         d = plan.exchange.to_heads(plan.piece(d_out, i))
@@ -190,7 +190,7 @@ def _backward(plan: Plan, saved: Any, mask: Mask, d_out: Array) -> tuple[Array, 
     return tuple(jnp.concatenate(parts, axis=2) for parts in zip(*found, strict=True))
 
 
-def _merged_forward(plan: Plan, q: Array, k: Array, v: Array, mask: Mask) -> tuple[Array, Any]:
+def _merged_forward(plan: ContextPlan, q: Array, k: Array, v: Array, mask: Mask) -> tuple[Array, Any]:
     """All queries against this device's keys, and the sum over devices, each by its share of the softmax."""
     own = _columns(mask, jax.lax.axis_index(AXIS), k.shape[1])
     out, lse = plan.kernel.forward(q, k, v, own)
@@ -201,14 +201,14 @@ def _merged_forward(plan: Plan, q: Array, k: Array, v: Array, mask: Mask) -> tup
     return out, ((q, k, v, out, whole),)
 
 
-def _merged_backward(plan: Plan, saved: Any, mask: Mask, d_out: Array) -> tuple[Array, ...]:
+def _merged_backward(plan: ContextPlan, saved: Any, mask: Mask, d_out: Array) -> tuple[Array, ...]:
     q, k, v, out, lse = saved[0]
     own = _columns(mask, jax.lax.axis_index(AXIS), k.shape[1])
     dq, dk, dv = plan.kernel.backward(q, k, v, own, lse, row_products(out, d_out), d_out)
     return jax.lax.psum(dq.astype(jnp.float32), AXIS).astype(q.dtype), dk, dv
 
 
-def _mask_of(plan: Plan, mask: Mask, piece: int, q: Array, k: Array) -> Any:
+def _mask_of(plan: ContextPlan, mask: Mask, piece: int, q: Array, k: Array) -> Any:
     """The mask of this device's queries and heads as a function of the block of keys. q, k: of the piece, traded."""
     bias, queries, keys = mask.bias, q.shape[1], k.shape[1]
     if bias is not None and bias.shape[1] > 1:

@@ -6,7 +6,7 @@ largest blocks whose accumulators stay in registers. Replace a row when a measur
 
 import dataclasses
 
-from ltx_jax.config import require
+from ltx_jax.errors import require
 
 ROWS = 64  # rows of one wgmma: each compute warpgroup holds this many queries (keys in the kernel of dk and dv)
 REGISTERS = {2: (240, 24), 3: (160, 32)}  # workers -> registers of a compute and of the memory thread, 64 k in all

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from ltx_jax.config import require
+from ltx_jax.errors import require
 
 
 @dataclasses.dataclass(frozen=True)

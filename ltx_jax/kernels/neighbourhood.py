@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from ltx_jax.config import require
+from ltx_jax.errors import require
 from ltx_jax.kernels.neighbourhood_blocked import BLOCK, blocked_neighbourhood_attention
 from ltx_jax.kernels.tpu_neighbourhood import tpu_neighbourhood_attention, unsupported
 from ltx_jax.kernels.tpu_neighbourhood_cut import queries_for

@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 from typing import Any
 
-from ltx_jax.config import require
+from ltx_jax.errors import require
 
 LANES = 128  # the width of a vector register; every block is a multiple of it
 MIB = 1 << 20

@@ -5,8 +5,7 @@ import math
 
 import numpy as np
 
-from ltx_jax.config import require
-from ltx_jax.errors import UserError
+from ltx_jax.errors import UserError, require
 
 LOWPASS_WIDTH, ROLLOFF = 6, 0.99
 BLOCK = 1 << 15  # resampling steps at a time: bounds the memory for long files

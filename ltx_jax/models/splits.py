@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from ltx_jax.config import require
+from ltx_jax.errors import require
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ltx_jax.config import require
+from ltx_jax.errors import require
 from ltx_jax.models.splits import Interval, by_count, by_size, trapezoid, with_sacrificial_start
 
 Factors = tuple[int, int, int]
@@ -94,7 +94,7 @@ class AxisTile:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class TilePlan:
     """The tiles of each axis (time, height, width); the tiles of the grid are their product, time slowest."""
 
     axes: tuple[tuple[AxisTile, ...], ...]
@@ -122,17 +122,17 @@ def axis_weights(tiles: Sequence[AxisTile]) -> np.ndarray:
     return total
 
 
-def decode_plan(shape: Sequence[int], tiling: Tiling, factors: Factors) -> Plan:
+def decode_plan(shape: Sequence[int], tiling: Tiling, factors: Factors) -> TilePlan:
     """From latents (F, H, W) to pixels (section 6.4)."""
     axes = []
     for axis, intervals, factor in _splits(shape, tiling, factors):
         pixels = [_pixels(i, factor, axis == "frames") for i in intervals]
         masks = [trapezoid(p.length, p.left, p.right, axis == "frames") for p in pixels]
         axes.append(_axis_tiles(intervals, pixels, masks))
-    return Plan(tuple(axes))
+    return TilePlan(tuple(axes))
 
 
-def encode_plan(shape: Sequence[int], tiling: Tiling, factors: Factors) -> Plan:
+def encode_plan(shape: Sequence[int], tiling: Tiling, factors: Factors) -> TilePlan:
     """From pixels to latents (F, H, W) (section 6.5). Raises UserError when size-based overlaps are too small."""
     for axis, least in zip(AXES, ENCODE_OVERLAP, strict=True):
         tile, overlap = tiling.tiled_axes().get(axis, (0, least))
@@ -145,17 +145,17 @@ def encode_plan(shape: Sequence[int], tiling: Tiling, factors: Factors) -> Plan:
         pixels = [_pixels(i, factor, axis == "frames") for i in intervals]
         masks = [trapezoid(i.length, i.left, i.right, axis == "frames") for i in intervals]
         axes.append(_axis_tiles(pixels, intervals, masks))
-    return Plan(tuple(axes))
+    return TilePlan(tuple(axes))
 
 
-def identity_plan(shape: Sequence[int], tiling: Tiling, factors: Factors) -> Plan:
+def identity_plan(shape: Sequence[int], tiling: Tiling, factors: Factors) -> TilePlan:
     """From latents to latents, not causal: tiles of a transformer's grid (section 6.6)."""
     axes = []
     for axis, length, factor in zip(AXES, shape, factors, strict=True):
         intervals = tiling.split(axis, length, factor, causal=False)
         masks = [trapezoid(i.length, i.left, i.right, False) for i in intervals]
         axes.append(_axis_tiles(intervals, intervals, masks))
-    return Plan(tuple(axes))
+    return TilePlan(tuple(axes))
 
 
 def tiled_decode(
@@ -199,7 +199,7 @@ def tiled_encode(encode: Callable[[Any], Any], video: Any, tiling: Tiling | None
     return _weighted(latents, plan, 0)
 
 
-def _decode_group(run: Callable[[Any], Any], x: Any, plan: Plan, time: AxisTile) -> np.ndarray:
+def _decode_group(run: Callable[[Any], Any], x: Any, plan: TilePlan, time: AxisTile) -> np.ndarray:
     """The weighted sum of the tiles of one temporal interval, (B, frames, height, width, C)."""
     group: np.ndarray | None = None
     for rows, columns in itertools.product(*plan.axes[1:]):
@@ -212,7 +212,7 @@ def _decode_group(run: Callable[[Any], Any], x: Any, plan: Plan, time: AxisTile)
     return group
 
 
-def _weighted(x: np.ndarray, plan: Plan, first: int) -> np.ndarray:
+def _weighted(x: np.ndarray, plan: TilePlan, first: int) -> np.ndarray:
     """x (B, F, H, W, C), whose first frame is `first`, divided by the masks' sum where that is not one."""
     if plan.complementary:
         return x

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from ltx_jax.bundle import Modules, abstract_weights
-from ltx_jax.diffusion.sample import Plan, State, Track
+from ltx_jax.diffusion.sample import SamplerState, SamplingPlan, StreamState
 from ltx_jax.parallel import rules
 from ltx_jax.parallel.program import Program, batch_like, make_program, replicated_like
 from ltx_jax.pipelines.stages import decode_audio, decode_video, sample_steps
@@ -21,14 +21,21 @@ Struct = jax.ShapeDtypeStruct
 
 
 def make_sample_program(
-    release: Release, networks: Modules, state: State, plan: Plan, mesh: Mesh, weights: Mapping[str, Any] | None = None
+    release: Release,
+    networks: Modules,
+    state: SamplerState,
+    plan: SamplingPlan,
+    mesh: Mesh,
+    weights: Mapping[str, Any] | None = None,
 ) -> Program:
     """The sampling loop (state, params, contexts, plan, start, stop) -> state; the state is donated.
 
     state: abstract, see `abstract_state`. weights: as `abstract_weights` takes them.
     """
 
-    def sample(state: State, params: Any, contexts: Any, plan: Plan, start: Any, stop: Any) -> State:
+    def sample(
+        state: SamplerState, params: Any, contexts: Any, plan: SamplingPlan, start: Any, stop: Any
+    ) -> SamplerState:
         return sample_steps(networks, params, contexts, state, plan, start, stop)
 
     track = state.video or state.audio
@@ -70,13 +77,13 @@ def abstract_contexts(release: Release, networks: Modules, batch: int, mesh: Mes
     return {"positive": pair, "negative": pair}  # type: ignore[return-value]
 
 
-def abstract_state(state: State, mesh: Mesh, batch: int | None = None) -> State:
+def abstract_state(state: SamplerState, mesh: Mesh, batch: int | None = None) -> SamplerState:
     """Shapes and shardings of a state of arrays: batch and video tokens sharded, position tables replicated.
 
     batch: clips, where not those of `state`.
     """
 
-    def track(track: Track | None, tokens: str) -> Track | None:
+    def track(track: StreamState | None, tokens: str) -> StreamState | None:
         if track is None:
             return None
         length = track.clean.shape[1]
@@ -93,7 +100,7 @@ def abstract_state(state: State, mesh: Mesh, batch: int | None = None) -> State:
         abstract = jax.tree.map(leaf, bare)
         return abstract.replace(stream=abstract.stream.replace(**tables))
 
-    return State(track(state.video, "tokens"), track(state.audio, "tokens_replicated"))
+    return SamplerState(track(state.video, "tokens"), track(state.audio, "tokens_replicated"))
 
 
 def put(tree: Any, abstract: Any) -> Any:

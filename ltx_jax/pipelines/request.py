@@ -3,8 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from ltx_jax.config import require
-from ltx_jax.errors import UserError
+from ltx_jax.errors import UserError, require
 from ltx_jax.media.images import read_image
 from ltx_jax.releases import Release
 

@@ -21,7 +21,7 @@ from ltx_jax.checkpoints.load import load_bundle
 from ltx_jax.diffusion import geometry, schedules
 from ltx_jax.diffusion.conditioning import LatentAtIndex, LatentState, add_state_noise, draw_noise
 from ltx_jax.diffusion.guidance import Guidance
-from ltx_jax.diffusion.sample import Plan, State, make_plan
+from ltx_jax.diffusion.sample import SamplerState, SamplingPlan, make_plan
 from ltx_jax.errors import UserError
 from ltx_jax.media.images import read_image
 from ltx_jax.parallel.mesh import MeshConfig, make_mesh
@@ -30,7 +30,7 @@ from ltx_jax.pipelines import programs
 from ltx_jax.pipelines.clip import Clip
 from ltx_jax.pipelines.request import Request
 from ltx_jax.pipelines.states import empty_audio, empty_video, make_state
-from ltx_jax.random import named_key
+from ltx_jax.rng import named_key
 
 TOY = Path(__file__).parents[1] / "assets" / "toy"
 BATCH = 16  # clips that go through the network together
@@ -91,7 +91,7 @@ class _Loaded:
 class _Run:
     """One request on its way: compiled programs and what the batches share."""
 
-    def __init__(self, bundle: Bundle, request: Request, plan: Plan, networks: Modules, mesh: Mesh):
+    def __init__(self, bundle: Bundle, request: Request, plan: SamplingPlan, networks: Modules, mesh: Mesh):
         self.bundle, self.request, self.networks, self.mesh = bundle, request, networks, mesh
         self.shape = geometry.VideoShape(request.num_frames, request.height, request.width, request.fps)  # type: ignore[arg-type]
         self.grid = geometry.latent_shape(self.shape, bundle.release.video_vae.scale_factors)
@@ -139,7 +139,7 @@ class _Run:
         ids, mask = self.bundle.tokenizer(prompts)
         return self.encode_text(self.params("text", "connectors"), jnp.asarray(ids), jnp.asarray(mask))
 
-    def _state(self, numbers: list[int]) -> State:
+    def _state(self, numbers: list[int]) -> SamplerState:
         release, size = self.bundle.release, len(numbers)
         video = self._noised("video", numbers, self._hold_picture(empty_video(release, self.shape, size)))
         audio = self._noised("audio", numbers, empty_audio(release, self.shape, size))
@@ -158,7 +158,7 @@ class _Run:
         keys = jnp.stack([named_key(self.request.seed, f"sampling.{name}", n) for n in numbers])  # type: ignore[arg-type]
         return add_state_noise(state, draw_noise(keys, *state.latent.shape[1:]))
 
-    def _decode(self, state: State) -> tuple[np.ndarray, np.ndarray]:
+    def _decode(self, state: SamplerState) -> tuple[np.ndarray, np.ndarray]:
         assert state.video is not None and state.audio is not None
         decoded = []
         for name, make, latent, sizes in (
@@ -189,7 +189,7 @@ class _Run:
         return Clip(video, self.shape.fps, audio, release.vocoder.sampling_rate, metadata)
 
 
-def _plan(request: Request, blocks: int) -> Plan:
+def _plan(request: Request, blocks: int) -> SamplingPlan:
     assert request.steps is not None and request.cfg is not None and request.audio_cfg is not None
     sigmas = schedules.ltx2(request.steps, tokens=request.schedule_tokens)
     rescale = request.rescale or 0.0

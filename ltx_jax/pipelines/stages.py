@@ -11,7 +11,7 @@ import numpy as np
 
 from ltx_jax.bundle import Modules
 from ltx_jax.diffusion.geometry import unpatchify_audio, unpatchify_video
-from ltx_jax.diffusion.sample import Denoise, Plan, State, run
+from ltx_jax.diffusion.sample import PredictVelocity, SamplerState, SamplingPlan, run
 from ltx_jax.models import latents as video_statistics
 from ltx_jax.models.audio_vae import statistics as audio_statistics
 from ltx_jax.streams import Context, Stream
@@ -20,11 +20,13 @@ Array = jax.Array
 Contexts = dict[str, tuple[Array, Array]]  # "positive", "negative" -> (video, audio) contexts (B, S, E)
 
 
-def denoiser(modules: Modules, params: dict[str, Any], contexts: Contexts, plan: Plan) -> Denoise:
+def velocity_predictor(
+    modules: Modules, params: dict[str, Any], contexts: Contexts, plan: SamplingPlan
+) -> PredictVelocity:
     """The transformer as the sampler wants it: contexts bound, one row group per guidance pass."""
     transformer = modules["transformer"]
 
-    def denoise(video: Stream | None, audio: Stream | None, names: tuple[str, ...]) -> Any:
+    def predict(video: Stream | None, audio: Stream | None, names: tuple[str, ...]) -> Any:
         sides = ["negative" if name == "uncond" else "positive" for name in names]
         texts = [Context(jnp.concatenate([contexts[s][i] for s in sides])) for i in (0, 1)]
         batch = contexts["positive"][0].shape[0]
@@ -32,14 +34,20 @@ def denoiser(modules: Modules, params: dict[str, Any], contexts: Contexts, plan:
         keep = None if plan.keep is None else jnp.repeat(plan.keep[:, :, columns], batch, axis=2)  # (4, L, rows)
         return transformer.apply({"params": params["transformer"]}, video, audio, *texts, keep)
 
-    return denoise
+    return predict
 
 
 def sample_steps(
-    modules: Modules, params: dict[str, Any], contexts: Contexts, state: State, plan: Plan, start: Array, stop: Array
-) -> State:
+    modules: Modules,
+    params: dict[str, Any],
+    contexts: Contexts,
+    state: SamplerState,
+    plan: SamplingPlan,
+    start: Array,
+    stop: Array,
+) -> SamplerState:
     """Steps [start, stop) of the sampler as one program; the bounds are traced."""
-    return run(denoiser(modules, params, contexts, plan), state, plan, start, stop)
+    return run(velocity_predictor(modules, params, contexts, plan), state, plan, start, stop)
 
 
 def decode_video(modules: Modules, params: dict[str, Any], tokens: Array, grid: tuple[int, int, int]) -> Array:

@@ -12,7 +12,7 @@ import numpy as np
 from ltx_jax.diffusion import geometry
 from ltx_jax.diffusion.conditioning import LatentState, initial_state
 from ltx_jax.diffusion.geometry import VideoShape
-from ltx_jax.diffusion.sample import State, Track, make_track
+from ltx_jax.diffusion.sample import SamplerState, StreamState, make_track
 from ltx_jax.models.dit.rope import rotary_tables
 from ltx_jax.releases import Release
 
@@ -33,14 +33,14 @@ def empty_audio(release: Release, shape: VideoShape, batch: int) -> LatentState:
     return initial_state(zeros, geometry.audio_positions(tokens, batch=batch), (tokens, 1, 1), video=False)
 
 
-def make_state(release: Release, video: LatentState, audio: LatentState, context: int = 1) -> State:
+def make_state(release: Release, video: LatentState, audio: LatentState, context: int = 1) -> SamplerState:
     """What the sampler carries. context: size of that mesh axis, which must divide the video tokens."""
     tables: Any = rotary_tables(release.transformer, video.positions[:1], audio.positions[:1])
     track = make_track(video, tables["video"], tables["video_cross"])
-    return State(pad_tokens(track, context), make_track(audio, tables["audio"], tables["audio_cross"]))
+    return SamplerState(pad_tokens(track, context), make_track(audio, tables["audio"], tables["audio_cross"]))
 
 
-def pad_tokens(track: Track, multiple: int) -> Track:
+def pad_tokens(track: StreamState, multiple: int) -> StreamState:
     """The track with padding at its tail, up to a multiple of `multiple` tokens; the true length is kept."""
     batch, tokens, _ = track.stream.latent.shape
     missing = -tokens % multiple

@@ -11,18 +11,18 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from ltx_jax.bundle import Modules, modules
-from ltx_jax.config import require
 from ltx_jax.diffusion import schedules
 from ltx_jax.diffusion.geometry import VideoShape, latent_shape
 from ltx_jax.diffusion.guidance import PASSES, Guidance
-from ltx_jax.diffusion.sample import Plan, State, make_plan
+from ltx_jax.diffusion.sample import SamplerState, SamplingPlan, make_plan
+from ltx_jax.errors import require
 from ltx_jax.experiment import Experiment
 from ltx_jax.parallel.flops import jaxpr_flops
 from ltx_jax.parallel.program import Program
 from ltx_jax.pipelines import programs
 from ltx_jax.pipelines.states import empty_audio, empty_video, make_state
 from ltx_jax.training.config import DiTStage
-from ltx_jax.training.dit import make_dit_program
+from ltx_jax.training.dit.objective import make_dit_program
 from ltx_jax.training.lora import LoRAConfig
 
 Mode = Literal["train", "sample", "decode"]
@@ -95,14 +95,14 @@ def sampling_networks(experiment: Experiment, workload: Workload, mesh: Mesh) ->
     return modules(experiment.model, dtype=dtype, param_dtype=dtype, platform=mesh.devices.flat[0].platform)
 
 
-def sampling_state(experiment: Experiment, workload: Workload, mesh: Mesh) -> State:
+def sampling_state(experiment: Experiment, workload: Workload, mesh: Mesh) -> SamplerState:
     """Shapes and shardings of the state of text to video."""
     release, shape = experiment.model, workload.shape
     state = make_state(release, empty_video(release, shape, 1), empty_audio(release, shape, 1), mesh.shape["context"])
     return programs.abstract_state(state, mesh, workload.size(mesh))
 
 
-def sampling_plan(experiment: Experiment, workload: Workload) -> Plan:
+def sampling_plan(experiment: Experiment, workload: Workload) -> SamplingPlan:
     """A plan of as many passes as asked for: conditional, then unconditional, then the other kinds."""
     strengths: list[dict[str, Any]] = [{}, {"cfg_scale": 3.0}, {"stg_scale": 1.0}, {"modality_scale": 3.0}]
     settings = {k: v for s in strengths[: workload.passes] for k, v in s.items()}

@@ -14,21 +14,21 @@ from jax.sharding import Mesh
 from ltx_jax.bundle import Modules, modules
 from ltx_jax.config import to_mapping
 from ltx_jax.data.config import DataConfig
-from ltx_jax.data.mixture import Mixture
+from ltx_jax.data.encoded.mixture import Mixture
 from ltx_jax.data.pipeline import Batches
-from ltx_jax.data.source import Source, collate
+from ltx_jax.data.raw.item import Source, collate
 from ltx_jax.diffusion.geometry import VideoShape
 from ltx_jax.models.text.tokenizer import Tokenizer
 from ltx_jax.parallel.multihost import batch_share
 from ltx_jax.parallel.program import Program, batch_like, place, replicated
 from ltx_jax.releases import Release
-from ltx_jax.training import vae
-from ltx_jax.training.config import DiTStage, StageName, TrainingConfig
-from ltx_jax.training.dit import trainable_parts
+from ltx_jax.training.autoencoders import objectives as vae
+from ltx_jax.training.autoencoders.preview import audio_preview, video_preview
+from ltx_jax.training.config import DiTStageConfig, StageName, TrainingConfig
+from ltx_jax.training.dit.objective import trainable_parts
 from ltx_jax.training.loop import Stage
 from ltx_jax.training.optimizer import make_optimizer
 from ltx_jax.training.parts import abstract_parts, initial_parts
-from ltx_jax.training.preview import audio_preview, video_preview
 from ltx_jax.training.state import TrainState, initial_state
 from ltx_jax.training.step import make_train_program
 
@@ -150,6 +150,6 @@ def pick(batch: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
     return {name: batch[name] for name in wanted}
 
 
-def stage_parts(name: StageName, config: DiTStage) -> tuple[str, ...]:
+def stage_parts(name: StageName, config: DiTStageConfig) -> tuple[str, ...]:
     """Names of the parts that a stage trains and leaves behind."""
     return {"video_vae": vae.VIDEO_PARTS, "audio_vae": vae.AUDIO_PARTS, "dit": trainable_parts(config)}[name]

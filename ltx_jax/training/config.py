@@ -3,12 +3,12 @@
 import dataclasses
 from typing import Literal
 
-from ltx_jax.config import require
 from ltx_jax.diffusion.objectives import SigmaConfig
+from ltx_jax.errors import require
 from ltx_jax.models.dit.transformer import Remat
 from ltx_jax.training.guard import GuardConfig
 from ltx_jax.training.lora import LoRAConfig
-from ltx_jax.training.modes import Condition, Share, StreamMode, parse_mixture
+from ltx_jax.training.modes import Condition, StreamMode, WeightedMode, parse_mixture
 from ltx_jax.training.optimizer import OptimizerConfig, ScheduleConfig
 
 StageName = Literal["video_vae", "audio_vae", "dit"]
@@ -71,7 +71,7 @@ def _check_weights(config: StageConfig, *names: str) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class VideoVAEStage(StageConfig):
+class VideoVAEStageConfig(StageConfig):
     """The video encoder and decoder.
 
     square_weight, gradient_weight, kl_weight: of the squared error, the multi-scale gradient L1 and the KL divergence
@@ -96,7 +96,7 @@ class VideoVAEStage(StageConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class AudioVAEStage(StageConfig):
+class AudioVAEStageConfig(StageConfig):
     """The audio encoder and decoder on log-mel, and the vocoder on true log-mel.
 
     kl_weight: beside the L1 on log-mel. stft_weight, mel_weight, waveform_weight: of the vocoder's losses; the last one
@@ -135,7 +135,7 @@ class ReferenceConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class DiTStage(StageConfig):
+class DiTStageConfig(StageConfig):
     """The transformer, with its text encoder and connectors unless these are frozen.
 
     mode: a row of training/modes.py; or modes: several, as "NAME:WEIGHT", of which every sample draws one.
@@ -179,7 +179,7 @@ class DiTStage(StageConfig):
         if self.lora is not None:
             object.__setattr__(self, "train_text", False)
 
-    def mixture(self) -> tuple[Share, ...]:
+    def mixture(self) -> tuple[WeightedMode, ...]:
         """The declared modes with their weights, and the first-frame condition where it belongs."""
         return tuple(self._with_first_frame(share) for share in parse_mixture(self.modes or (self.mode,)))
 
@@ -193,7 +193,7 @@ class DiTStage(StageConfig):
             metadata["reference_temporal_scale_factor"] = str(small.temporal)
         return metadata
 
-    def _with_first_frame(self, share: Share) -> Share:
+    def _with_first_frame(self, share: WeightedMode) -> WeightedMode:
         video = share.mode.video
         if not self.first_frame_probability or video is None or not video.is_generated or video.conditions:
             return share
@@ -207,9 +207,9 @@ class TrainingConfig:
     """All stages, and the one seed from which every draw follows."""
 
     seed: int = 0
-    video_vae: VideoVAEStage = VideoVAEStage()
-    audio_vae: AudioVAEStage = AudioVAEStage()
-    dit: DiTStage = DiTStage()
+    video_vae: VideoVAEStageConfig = VideoVAEStageConfig()
+    audio_vae: AudioVAEStageConfig = AudioVAEStageConfig()
+    dit: DiTStageConfig = DiTStageConfig()
 
     def stage(self, name: StageName) -> StageConfig:
         """The config of a stage by its name."""

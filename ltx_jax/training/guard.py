@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from ltx_jax.config import require
+from ltx_jax.errors import require
 
 Array = jax.Array
 

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ltx_jax.checkpoints.lora import load_lora, modules_of, targeted
-from ltx_jax.checkpoints.names.dit import dit_names
-from ltx_jax.config import require
+from ltx_jax.errors import require
 from ltx_jax.models.dit.config import DiTConfig
+from ltx_jax.names.dit import dit_names
 from ltx_jax.parallel.multihost import say
-from ltx_jax.random import named_key
+from ltx_jax.rng import named_key
 
 Array = jax.Array
 PART = "lora"

@@ -13,9 +13,9 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from ltx_jax.config import from_mapping, require
+from ltx_jax.config import from_mapping
 from ltx_jax.diffusion.conditioning import Grid, select_crop, select_frames, select_suffix
-from ltx_jax.errors import UserError
+from ltx_jax.errors import UserError, require
 
 Array = jax.Array
 Region = tuple[int, int, int, int]  # pixels: y1, x1, y2, x2
@@ -114,7 +114,7 @@ class Mode:
 
 
 @dataclasses.dataclass(frozen=True)
-class Share:
+class WeightedMode:
     """One mode of a mixture; weight: its share of the samples, relative to the others'."""
 
     name: str
@@ -122,7 +122,7 @@ class Share:
     weight: float = 1.0
 
 
-def parse_mixture(entries: Sequence[str]) -> tuple[Share, ...]:
+def parse_mixture(entries: Sequence[str]) -> tuple[WeightedMode, ...]:
     """A mixture from entries "NAME" or "NAME:WEIGHT". Raises UserError for an unknown name or a bad weight."""
     shares = []
     for entry in entries:
@@ -133,7 +133,7 @@ def parse_mixture(entries: Sequence[str]) -> tuple[Share, ...]:
         except ValueError:
             weight = 0.0
         require(0 < weight < math.inf, f"The weight in '{entry}' must be a positive number, as in '{name}:0.5'.")
-        shares.append(Share(name, MODES[name], weight))
+        shares.append(WeightedMode(name, MODES[name], weight))
     names = [share.name for share in shares]
     require(len(set(names)) == len(names), f"A mixture names every mode once, not {', '.join(names)}.")
     return tuple(shares)

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import optax.contrib
 
-from ltx_jax.config import require
+from ltx_jax.errors import require
 
 Array = jax.Array
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from ltx_jax.bundle import Modules, abstract_parts, example_inputs_of
 from ltx_jax.models.audio_vae.mel import LOG_FLOOR
 from ltx_jax.models.layers import init_params
-from ltx_jax.random import named_key
 from ltx_jax.releases import Release
+from ltx_jax.rng import named_key
 
 __all__ = ["abstract_parts", "initial_parts"]
 

@@ -11,26 +11,25 @@ from typing import Any
 from jax.sharding import Mesh
 
 from ltx_jax.checkpoints.lora import targeted
-from ltx_jax.checkpoints.names.dit import dit_names
 from ltx_jax.checkpoints.orbax import save_weights
-from ltx_jax.config import require
 from ltx_jax.data.config import DataConfig
-from ltx_jax.data.datasets import open_clips
-from ltx_jax.data.mixture import Mixture
-from ltx_jax.data.source import open_source
-from ltx_jax.errors import UserError
+from ltx_jax.data.encoded.datasets import open_clips
+from ltx_jax.data.encoded.mixture import Mixture
+from ltx_jax.data.raw.source import open_source
+from ltx_jax.errors import UserError, require
 from ltx_jax.models.text.tokenizer import Tokenizer
+from ltx_jax.names.dit import dit_names
 from ltx_jax.parallel.multihost import barrier, is_first, say
 from ltx_jax.parallel.program import place, replicated_like
 from ltx_jax.releases import Release
+from ltx_jax.training.autoencoders.objectives import check_audio_stage, check_video_stage
 from ltx_jax.training.build import SampleCallback, Setting, statistics, vae_stage
-from ltx_jax.training.build_dit import check_start, dit_stage
-from ltx_jax.training.build_prepared import prepared_stage, shape_of
 from ltx_jax.training.config import STAGES, StageConfig, StageName, TrainingConfig
-from ltx_jax.training.dit import make_dit_objective
+from ltx_jax.training.dit.objective import make_dit_objective
+from ltx_jax.training.dit.prepared import prepared_stage, shape_of
+from ltx_jax.training.dit.stage import check_start, dit_stage
 from ltx_jax.training.loop import run_stage
 from ltx_jax.training.record import write_json
-from ltx_jax.training.vae import check_audio_stage, check_video_stage
 from ltx_jax.training.weights import AUTOENCODERS, FINISHED, STATISTICS, WEIGHTS, Weights
 
 

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from ltx_jax.parallel.flops import function_flops
 from ltx_jax.parallel.program import Program, make_program, replicated
 from ltx_jax.parallel.rules import constrain_divisible
-from ltx_jax.random import named_key
+from ltx_jax.rng import named_key
 from ltx_jax.training.config import StageConfig
 from ltx_jax.training.guard import accept
 from ltx_jax.training.optimizer import learning_rate, make_optimizer
@@ -29,7 +29,7 @@ Metrics = dict[str, Array]
 
 
 @struct.dataclass
-class Part:
+class Microbatch:
     """What an objective sees of a global batch: its samples first, first + stride, ... at `step` completed updates."""
 
     step: Array
@@ -37,7 +37,7 @@ class Part:
     stride: int = struct.field(pytree_node=False)
 
 
-# (trainable params, frozen, batch, completed steps: Array, or Part) -> loss (), float32 metrics ()
+# (trainable params, frozen, batch, completed steps: Array, or Microbatch) -> loss (), float32 metrics ()
 Objective = Callable[[Any, Any, Any, Any], tuple[Array, Metrics]]
 
 
@@ -87,7 +87,7 @@ def loss_and_gradients(
     params = _narrowed(state.params) if config.gradient_dtype == "bfloat16" else state.params
     gradient = jax.value_and_grad(objective, has_aux=True)
 
-    def part(at: Array | Part, batch: Any) -> tuple[Array, Metrics, Any]:
+    def part(at: Array | Microbatch, batch: Any) -> tuple[Array, Metrics, Any]:
         (loss, metrics), gradients = gradient(params, frozen, batch, at)
         gradients = jax.tree.map(lambda g, p: g.astype(p.dtype), gradients, state.params)
         return loss, metrics, jax.lax.with_sharding_constraint(gradients, shardings)
@@ -99,7 +99,7 @@ def loss_and_gradients(
     def body(total: Any, item: Any) -> tuple[Any, tuple[Array, Metrics]]:
         index, batch = item
         batch = jax.tree.map(lambda x: constrain_divisible(x, "batch", *(None,) * (x.ndim - 1)), batch)
-        loss, metrics, gradients = part(Part(state.step, index, count), batch)
+        loss, metrics, gradients = part(Microbatch(state.step, index, count), batch)
         return jax.tree.map(jnp.add, total, gradients), (loss, metrics)
 
     zeros = jax.lax.with_sharding_constraint(jax.tree.map(jnp.zeros_like, state.params), shardings)
@@ -135,14 +135,14 @@ def apply_gradients(
     return state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema=ema)  # type: ignore[attr-defined]
 
 
-def completed(at: Array | Part) -> Array:
+def completed(at: Array | Microbatch) -> Array:
     """The number of completed updates, () int32."""
-    return at.step if isinstance(at, Part) else at
+    return at.step if isinstance(at, Microbatch) else at
 
 
-def sample_keys(seed: int, name: str, at: Array | Part, batch: int) -> Array:
+def sample_keys(seed: int, name: str, at: Array | Microbatch, batch: int) -> Array:
     """One key per sample, (batch,), of the stream `name`: it follows from the step and the place in the whole batch."""
     key, positions = named_key(seed, name, completed(at)), jnp.arange(batch)
-    if isinstance(at, Part):
+    if isinstance(at, Microbatch):
         positions = at.first + at.stride * positions
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(positions)

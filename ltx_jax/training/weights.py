@@ -16,9 +16,9 @@ from ltx_jax.parallel.multihost import to_host
 from ltx_jax.parallel.program import with_shardings
 from ltx_jax.parallel.rules import param_shardings
 from ltx_jax.training.build import Setting, networks, stage_parts
-from ltx_jax.training.build_dit import NETWORKS
 from ltx_jax.training.config import STAGES, StageName
-from ltx_jax.training.dit import abstract_trainable
+from ltx_jax.training.dit.objective import abstract_trainable
+from ltx_jax.training.dit.stage import NETWORKS
 from ltx_jax.training.lora import PART as LORA
 from ltx_jax.training.record import check_config
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from ltx_jax.checkpoints import lora
-from ltx_jax.checkpoints.names import linear
 from ltx_jax.errors import UserError
 from ltx_jax.models.layers import Linear
+from ltx_jax.names import linear
 
 NAMES = [
     *linear("transformer_blocks.{i}.attn1.to_q", ("blocks", "video", "attn1", "to_q"), True, 2),

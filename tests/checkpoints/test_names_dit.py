@@ -6,11 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from ltx_jax.checkpoints.names import to_official, to_tree
-from ltx_jax.checkpoints.names.dit import dit_names
 from ltx_jax.models.dit.config import DiTConfig
 from ltx_jax.models.dit.transformer import DiT, example_inputs
 from ltx_jax.models.layers import abstract_params
+from ltx_jax.names import to_official, to_tree
+from ltx_jax.names.dit import dit_names
 
 RELEASES = json.loads((Path(__file__).parents[1] / "golden/dit/keys.json").read_text())["releases"]
 PARAMETERS = {"2.0": 18_876_174_592, "2.3": 18_988_838_144, "2.5": 18_987_859_200}

@@ -5,9 +5,9 @@ import time
 import numpy as np
 
 from ltx_jax.data.buckets import Bucket
-from ltx_jax.data.clips import ClipRules
-from ltx_jax.data.records import pack
-from ltx_jax.data.toyworld import render
+from ltx_jax.data.encoded.records import pack
+from ltx_jax.data.preparation.clips import ClipRules
+from ltx_jax.data.raw.toyworld import render
 from ltx_jax.media.video import write_video
 
 MODEL = {"configuration": "0", "latents": "0"}

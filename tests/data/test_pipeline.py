@@ -7,7 +7,8 @@ import pytest
 
 from ltx_jax.data.config import DataConfig
 from ltx_jax.data.pipeline import Batches, item_at
-from ltx_jax.data.source import collate, open_source
+from ltx_jax.data.raw.item import collate
+from ltx_jax.data.raw.source import open_source
 from ltx_jax.errors import UserError
 
 

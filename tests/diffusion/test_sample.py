@@ -44,7 +44,7 @@ def gaussian_denoiser(variance, calls=None):
 def test_gaussian_data_scale_by_the_analytic_factor():
     """On N(0, v) every Euler step multiplies x by 1 + (s' - s) times the velocity's slope: a product for all steps."""
     variance, sigmas = 0.3, schedules.ltx2(12)
-    start = sample.State(video=track(), audio=track(seed=1))
+    start = sample.SamplerState(video=track(), audio=track(seed=1))
     end = jax.jit(lambda s: sample.run(gaussian_denoiser(variance), s, sample.make_plan(sigmas), 0, 12))(start)
     s = sigmas[:-1].astype(np.float64)
     slope = (s - (1 - s) * variance) / ((1 - s) ** 2 * variance + s**2)
@@ -56,7 +56,7 @@ def test_gaussian_data_scale_by_the_analytic_factor():
 def test_many_steps_approach_the_exact_map():
     """The exact flow takes noise of deviation 1 to data of deviation sqrt(v)."""
     plan = sample.make_plan(np.linspace(1, 0, 401, dtype=np.float32))
-    start = sample.State(video=track())
+    start = sample.SamplerState(video=track())
     end = jax.jit(lambda s: sample.run(gaussian_denoiser(0.25), s, plan, 0, 400))(start)
     np.testing.assert_allclose(end.video.stream.latent, 0.5 * start.video.stream.latent, rtol=1e-2)
 
@@ -64,7 +64,7 @@ def test_many_steps_approach_the_exact_map():
 def test_pieces_equal_one_run_bit_for_bit():
     plan = sample.make_plan(schedules.ltx2(7), Guidance(cfg_scale=3, rescale_scale=0.7), Guidance(), pad_to=10)
     run = jax.jit(lambda state, start, stop: sample.run(gaussian_denoiser(0.3), state, plan, start, stop))
-    start = sample.State(video=track(held=2), audio=track(seed=1))
+    start = sample.SamplerState(video=track(held=2), audio=track(seed=1))
     whole = run(start, 0, 7)
     pieces = run(run(run(start, 0, 1), 1, 5), 5, 7)
     jax.tree.map(np.testing.assert_array_equal, whole, pieces)
@@ -72,8 +72,8 @@ def test_pieces_equal_one_run_bit_for_bit():
 
 
 def test_held_tokens_stay_and_a_frozen_stream_does_not_move():
-    frozen = track(seed=1).replace(frozen=True, strengths=jnp.zeros((2, 1)))
-    start = sample.State(video=track(held=2), audio=frozen)
+    frozen = track(seed=1).replace(frozen=True, mask_levels=jnp.zeros((2, 1)))
+    start = sample.SamplerState(video=track(held=2), audio=frozen)
     end = sample.run(gaussian_denoiser(0.3), start, sample.make_plan(schedules.ltx2(5)), 0, 5)
     np.testing.assert_allclose(end.video.stream.latent[:, :2], start.video.clean[:, :2], atol=1e-6)
     np.testing.assert_array_equal(end.audio.stream.latent, frozen.stream.latent)
@@ -82,7 +82,7 @@ def test_held_tokens_stay_and_a_frozen_stream_does_not_move():
 
 def test_batched_passes_equal_one_after_another():
     guided = Guidance(cfg_scale=3, stg_scale=1, modality_scale=2, rescale_scale=0.5)
-    start = sample.State(video=track(), audio=track(seed=1))
+    start = sample.SamplerState(video=track(), audio=track(seed=1))
     ends, calls = [], []
     for batched in (True, False):
         plan = sample.make_plan(schedules.ltx2(4), guided, Guidance(), blocks=1, batched=batched)
@@ -100,11 +100,11 @@ def test_batched_passes_equal_one_after_another():
 
 def test_padding_never_leaks():
     plan = sample.make_plan(schedules.ltx2(4), Guidance(cfg_scale=3, rescale_scale=0.7))
-    short = sample.run(gaussian_denoiser(0.3), sample.State(video=track(tokens=6)), plan, 0, 4)
+    short = sample.run(gaussian_denoiser(0.3), sample.SamplerState(video=track(tokens=6)), plan, 0, 4)
     long = track(tokens=9, length=jnp.array([6, 6]))
     broken = long.stream.latent.at[:, 6:].set(jnp.nan)
     long = long.replace(stream=long.stream.replace(latent=broken))
-    end = sample.run(gaussian_denoiser(0.3), sample.State(video=long), plan, 0, 4)
+    end = sample.run(gaussian_denoiser(0.3), sample.SamplerState(video=long), plan, 0, 4)
     np.testing.assert_allclose(end.video.stream.latent[:, :6], short.video.stream.latent, rtol=1e-6)
 
 

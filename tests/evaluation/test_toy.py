@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ltx_jax.data.toyworld import COLORS, render
+from ltx_jax.data.raw.toyworld import COLORS, render
 from ltx_jax.evaluation.prompts import one_shape_prompts
 from ltx_jax.evaluation.toy import observe, tonality
 

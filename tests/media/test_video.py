@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ltx_jax.data.toyworld import ToyWorldConfig, render
+from ltx_jax.data.raw.toyworld import ToyWorldConfig, render
 from ltx_jax.errors import UserError
 from ltx_jax.media.audio import resample
 from ltx_jax.media.video import probe, read_audio, read_metadata, read_video, write_video

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import ltx_jax
-from ltx_jax.data.toyworld import render
+from ltx_jax.data.raw.toyworld import render
 from ltx_jax.media.images import write_png
 from ltx_jax.media.video import probe, read_metadata
 from ltx_jax.pipelines.runner import BATCH

@@ -20,7 +20,7 @@ from ltx_jax.planning.report import as_dict, as_table
 from ltx_jax.planning.topology import topology
 from ltx_jax.planning.workload import Workload, make_programs
 from ltx_jax.releases import RELEASES, release
-from ltx_jax.training.dit import make_dit_program
+from ltx_jax.training.dit.objective import make_dit_program
 
 TPU = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (extra `plan`)")
 SMALL = VideoShape(9, 32, 32, 8.0)

@@ -15,13 +15,13 @@ import jax
 import numpy as np
 
 from ltx_jax.bundle import PARTS
-from ltx_jax.data.source import open_source
+from ltx_jax.data.raw.source import open_source
 from ltx_jax.experiment import Experiment, experiment_config, toy_tokenizer
 from ltx_jax.parallel.mesh import MeshConfig, make_mesh
 from ltx_jax.parallel.program import place
 from ltx_jax.pipelines.runner import open_model
 from ltx_jax.training.build import Setting
-from ltx_jax.training.build_dit import dit_stage
+from ltx_jax.training.dit.stage import dit_stage
 
 PATH = Path(__file__).parents[1] / "golden" / "toy_dit_curve.json"
 STEPS, CLIPS, BATCH = 30, 128, 16

@@ -10,13 +10,13 @@ from tiny import tiny_release
 from ltx_jax.diffusion.geometry import VideoShape
 from ltx_jax.errors import UserError
 from ltx_jax.parallel.mesh import MeshConfig, make_mesh
-from ltx_jax.training.config import DiTStage, ReferenceConfig
-from ltx_jax.training.dit import make_dit_objective, make_dit_program
+from ltx_jax.training.config import DiTStageConfig, ReferenceConfig
+from ltx_jax.training.dit.objective import make_dit_objective, make_dit_program
 from ltx_jax.training.lora import LoRAConfig
 from ltx_jax.training.modes import MODES
 
 SHAPE = VideoShape(5, 16, 16, 8.0)
-STAGE = DiTStage(batch_size=2, lora=LoRAConfig(rank=2))
+STAGE = DiTStageConfig(batch_size=2, lora=LoRAConfig(rank=2))
 
 
 def mesh():

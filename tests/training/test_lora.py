@@ -8,9 +8,9 @@ from tiny import tiny_release
 
 from ltx_jax.bundle import abstract_parts, modules
 from ltx_jax.checkpoints.lora import save_lora
-from ltx_jax.checkpoints.names.dit import dit_names
 from ltx_jax.errors import UserError
 from ltx_jax.models.layers import Linear, dropout
+from ltx_jax.names.dit import dit_names
 from ltx_jax.training.lora import LoRAConfig, abstract_lora, initial_lora, loaded_lora, with_dropout
 from ltx_jax.training.step import sample_keys
 

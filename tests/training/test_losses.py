@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ltx_jax.errors import UserError
-from ltx_jax.training.losses import bucket_names, masked_loss, sigma_buckets
+from ltx_jax.training.dit.losses import bucket_names, masked_loss, sigma_buckets
 
 
 def test_loss_averages_over_selected_tokens_only():

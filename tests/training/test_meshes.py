@@ -12,9 +12,9 @@ from tiny import tiny_release
 from ltx_jax.diffusion.geometry import VideoShape
 from ltx_jax.parallel.mesh import MeshConfig, make_mesh
 from ltx_jax.parallel.program import place
-from ltx_jax.training.config import DiTStage
-from ltx_jax.training.dit import frozen_parts, make_dit_objective, make_dit_program, trainable_parts
-from ltx_jax.training.inputs import abstract_batch, dit_tables
+from ltx_jax.training.config import DiTStageConfig
+from ltx_jax.training.dit.inputs import abstract_batch, dit_tables
+from ltx_jax.training.dit.objective import frozen_parts, make_dit_objective, make_dit_program, trainable_parts
 from ltx_jax.training.lora import LoRAConfig, initial_lora
 from ltx_jax.training.modes import MODES
 from ltx_jax.training.parts import initial_parts
@@ -23,7 +23,7 @@ SHAPE = VideoShape(
     5, 24, 40, 8.2
 )  # latents (3, 3, 5): 45 video tokens, which context 2 does not divide; 15 audio tokens
 UNOPTIMISED = {"xla_backend_optimization_level": 0}  # compiles in half the time
-CONFIG = DiTStage(batch_size=8, first_frame_probability=0.5, caption_dropout=0.3)
+CONFIG = DiTStageConfig(batch_size=8, first_frame_probability=0.5, caption_dropout=0.3)
 # Every mode, references behind the video tokens (45 + 45), adapters beside frozen weights, text features given.
 MIXTURE = dataclasses.replace(CONFIG, modes=tuple(MODES), lora=LoRAConfig(rank=2, alpha=4, dropout=0.2))
 

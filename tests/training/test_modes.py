@@ -7,8 +7,9 @@ import pytest
 
 from ltx_jax.config import from_mapping
 from ltx_jax.errors import UserError
-from ltx_jax.training import modes, noise
-from ltx_jax.training.losses import masked_loss
+from ltx_jax.training import modes
+from ltx_jax.training.dit import noise
+from ltx_jax.training.dit.losses import masked_loss
 from ltx_jax.training.modes import Condition, Mode, StreamMode
 
 GRID, BATCH, CHANNELS = (3, 2, 2), 4, 5

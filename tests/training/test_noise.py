@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from ltx_jax.errors import UserError
-from ltx_jax.training import modes, noise
+from ltx_jax.training import modes
+from ltx_jax.training.dit import noise
 
 GRID, BATCH, CHANNELS, TOKENS = (4, 2, 2), 6, 3, 16
 GRIDS = {"video": GRID, "audio": (TOKENS, 1, 1)}

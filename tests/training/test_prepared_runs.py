@@ -13,25 +13,25 @@ from ltx_jax import experiment as experiments
 from ltx_jax.checkpoints.orbax import load_weights
 from ltx_jax.checkpoints.parts import PartNames, part_names
 from ltx_jax.data.buckets import parse_buckets
-from ltx_jax.data.clips import Clip, ClipRules
 from ltx_jax.data.config import DataConfig
-from ltx_jax.data.encode import EncoderSpec, model_identity
-from ltx_jax.data.engines import LocalEngine
-from ltx_jax.data.prepare import prepare
-from ltx_jax.data.prepared import PreparedClips
-from ltx_jax.data.records import unpack
-from ltx_jax.data.toyworld import ToyWorldConfig, render
+from ltx_jax.data.encoded.prepared import PreparedClips
+from ltx_jax.data.encoded.records import unpack
+from ltx_jax.data.preparation.clips import Clip, ClipRules
+from ltx_jax.data.preparation.encode import EncoderSpec, model_identity
+from ltx_jax.data.preparation.engines import LocalEngine
+from ltx_jax.data.preparation.prepare import prepare
+from ltx_jax.data.raw.toyworld import ToyWorldConfig, render
 from ltx_jax.errors import UserError
 from ltx_jax.experiment import Experiment, run_training
 from ltx_jax.media.video import write_video
 from ltx_jax.parallel.mesh import MeshConfig
 from ltx_jax.training import loop
-from ltx_jax.training.config import DiTStage, TrainingConfig
+from ltx_jax.training.config import DiTStageConfig, TrainingConfig
 from ltx_jax.training.lora import LoRAConfig
 from ltx_jax.training.metrics import read_metrics
 from ltx_jax.training.optimizer import OptimizerConfig, ScheduleConfig
 
-STAGE = DiTStage(
+STAGE = DiTStageConfig(
     steps=4, batch_size=2, checkpoint_every=2, log_every=1, sample_every=0, ema_decay=0.0, train_text=False,
     optimizer=OptimizerConfig(learning_rate=1e-3, schedule=ScheduleConfig("constant")), lora=LoRAConfig(rank=2),
 )  # fmt: skip

@@ -17,14 +17,14 @@ from ltx_jax.experiment import Experiment, run_training
 from ltx_jax.parallel.mesh import MeshConfig, make_mesh
 from ltx_jax.pipelines.runner import open_model
 from ltx_jax.training import stages as runs
-from ltx_jax.training.config import DiTStage, ReferenceConfig, TrainingConfig
+from ltx_jax.training.config import DiTStageConfig, ReferenceConfig, TrainingConfig
 from ltx_jax.training.lora import LoRAConfig
 from ltx_jax.training.metrics import read_metrics
 from ltx_jax.training.modes import MODES
 from ltx_jax.training.optimizer import OptimizerConfig, ScheduleConfig
 
 DATA = DataConfig(frames=5, height=16, width=16, size=12)
-STAGE = DiTStage(
+STAGE = DiTStageConfig(
     steps=4, batch_size=8, clips=12, checkpoint_every=2, log_every=1, sample_every=0, ema_decay=0.0,
     optimizer=OptimizerConfig(learning_rate=1e-3, schedule=ScheduleConfig("constant")),
 )  # fmt: skip

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ltx_jax.errors import UserError
-from ltx_jax.training import vae
+from ltx_jax.training.autoencoders import objectives as vae
 
 
 def test_kl_is_zero_for_the_standard_normal_and_clips_the_log_variance():

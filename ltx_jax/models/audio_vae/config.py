@@ -5,8 +5,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from ltx_jax.config import from_mapping, require, to_mapping
-from ltx_jax.errors import UserError
+from ltx_jax.config import from_mapping, to_mapping
+from ltx_jax.errors import UserError, require
 
 # ddconfig fields that the reference does not read (or that must have one value only).
 _UNREAD = frozenset({"dropout", "downsample_time", "attn_type", "give_pre_end", "tanh_out"})

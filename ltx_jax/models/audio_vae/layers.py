@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ltx_jax.config import require
+from ltx_jax.errors import require
 from ltx_jax.kernels.attention import attention
 from ltx_jax.models.audio_vae.config import AudioVAEConfig
 from ltx_jax.models.layers import partitioned, rms_norm

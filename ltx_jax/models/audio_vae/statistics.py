@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from ltx_jax.config import require
+from ltx_jax.errors import require
 from ltx_jax.models import latents
 from ltx_jax.models.latents import Statistics
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ltx_jax.config import require
+from ltx_jax.errors import require
 from ltx_jax.models.audio_vae import filters
 from ltx_jax.models.audio_vae.config import BandwidthConfig, VocoderConfig
 from ltx_jax.models.audio_vae.generator import STEREO, Generator

@@ -9,7 +9,7 @@ positions of one axis, F frequencies per axis.
 import jax.numpy as jnp
 import numpy as np
 
-from ltx_jax.config import require
+from ltx_jax.errors import require
 from ltx_jax.models.dit.config import DiTConfig
 from ltx_jax.models.layers import Array
 from ltx_jax.streams import Rotary

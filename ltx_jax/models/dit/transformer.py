@@ -12,8 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ltx_jax.config import require
-from ltx_jax.errors import UserError
+from ltx_jax.errors import UserError, require
 from ltx_jax.kernels.prologue import packed
 from ltx_jax.kernels.spec import Mask
 from ltx_jax.models.dit.adaln import AdaLN, modulate, per_token

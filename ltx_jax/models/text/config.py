@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from ltx_jax.config import from_mapping, require
-from ltx_jax.errors import UserError
+from ltx_jax.config import from_mapping
+from ltx_jax.errors import UserError, require
 
 GLOBAL, LOCAL = "full_attention", "sliding_attention"
 _ONLY = {  # switches of the published format with one supported value

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from ltx_jax.config import require
+from ltx_jax.errors import require
 from ltx_jax.kernels.prologue import Tables, packed
 from ltx_jax.kernels.spec import Mask
 from ltx_jax.models.dit.attention import Attention, FeedForward

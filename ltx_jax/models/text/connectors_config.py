@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from ltx_jax.config import from_mapping, require
-from ltx_jax.errors import UserError
+from ltx_jax.config import from_mapping
+from ltx_jax.errors import UserError, require
 
 # All four present with these values: extractor V2. None present: V1 (spec transformer.md section 1).
 _V2_KEYS = {

@@ -5,8 +5,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from ltx_jax.config import from_mapping, require, to_mapping
-from ltx_jax.errors import UserError
+from ltx_jax.config import from_mapping, to_mapping
+from ltx_jax.errors import UserError, require
 
 Padding = Literal["zeros", "reflect", "replicate", "circular"]
 

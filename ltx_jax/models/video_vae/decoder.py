@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ltx_jax.config import require
+from ltx_jax.errors import require
 from ltx_jax.models.layers import partitioned
 from ltx_jax.models.video_vae.blocks import AttnBlock, DepthToSpaceUpsample, MidBlock, ResnetBlock
 from ltx_jax.models.video_vae.config import BlockConfig, VideoVAEConfig

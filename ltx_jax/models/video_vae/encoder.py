@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ltx_jax.config import require
+from ltx_jax.errors import require
 from ltx_jax.models.latents import MIN_LOG_VARIANCE
 from ltx_jax.models.video_vae.blocks import AttnBlock, MidBlock, ResnetBlock, SpaceToDepthDownsample
 from ltx_jax.models.video_vae.config import BlockConfig, VideoVAEConfig

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ltx_jax.config import require
+from ltx_jax.errors import require
 from ltx_jax.models.layers import Linear, partitioned, rms_norm
 from ltx_jax.models.video_vae.config import Padding
 from ltx_jax.models.video_vae.conv import CausalConv3d, ConvImpl

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from ltx_jax.config import require
+from ltx_jax.errors import require
 from ltx_jax.kernels.neighbourhood import Sizes, neighbourhood_attention
 from ltx_jax.kernels.prologue import rotate
 from ltx_jax.models.layers import Array, Dtype, Linear, partitioned, rms_norm

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ltx_jax.checkpoints.names import to_official, to_tree
-from ltx_jax.checkpoints.names.audio_vae import audio_decoder_names, audio_encoder_names
-from ltx_jax.checkpoints.names.vocoder import vocoder_names
 from ltx_jax.models.audio_vae.config import AudioVAEConfig, VocoderConfig
 from ltx_jax.models.audio_vae.decoder import AudioDecoder
 from ltx_jax.models.audio_vae.encoder import AudioEncoder
 from ltx_jax.models.audio_vae.vocoder import Vocoder
 from ltx_jax.models.layers import abstract_params
+from ltx_jax.names import to_official, to_tree
+from ltx_jax.names.audio_vae import audio_decoder_names, audio_encoder_names
+from ltx_jax.names.vocoder import vocoder_names
 from ltx_jax.parallel.rules import RULES
 
 TABLES = json.loads((Path(__file__).parents[2] / "golden/audio_vae/keys.json").read_text())

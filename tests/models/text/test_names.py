@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ltx_jax.checkpoints.names import to_official, to_tree
-from ltx_jax.checkpoints.names.connectors import text_connectors_names
-from ltx_jax.checkpoints.names.gemma3 import gemma3_names
 from ltx_jax.models.layers import abstract_params, init_params
 from ltx_jax.models.text.connectors import TextConnectors, TextConnectorsConfig
 from ltx_jax.models.text.gemma3 import Gemma3, Gemma3Config
+from ltx_jax.names import to_official, to_tree
+from ltx_jax.names.connectors import text_connectors_names
+from ltx_jax.names.gemma3 import gemma3_names
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 GEMMA_PREFIX = "language_model.model."

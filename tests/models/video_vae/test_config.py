@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ltx_jax.checkpoints.names.video_vae import video_decoder_names, video_encoder_names
 from ltx_jax.errors import UserError
 from ltx_jax.models.layers import abstract_params
 from ltx_jax.models.video_vae.config import VideoVAEConfig
 from ltx_jax.models.video_vae.decoder import VideoDecoder
 from ltx_jax.models.video_vae.encoder import VideoEncoder
+from ltx_jax.names.video_vae import video_decoder_names, video_encoder_names
 
 
 def _res(layers):

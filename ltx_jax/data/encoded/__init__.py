@@ -1,0 +1,1 @@
+"""Encoded clips on disk: records, prepared and precomputed folders, mixtures of them."""

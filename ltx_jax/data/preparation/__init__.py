@@ -1,0 +1,1 @@
+"""From raw clips to encoded ones: cutting, encoding, writing shards."""

@@ -1,0 +1,1 @@
+"""The autoencoders' stages: objectives and previews."""

@@ -1,0 +1,1 @@
+"""The transformer's stage: inputs, noise, losses, its objective and its data."""
