@@ -97,13 +97,14 @@ def pcm16(waveform: np.ndarray) -> np.ndarray:
 
 
 def from_pcm(samples: np.ndarray) -> np.ndarray:
-    """Decoded samples of any usual type -> float32 in [-1, 1]: s16 / 2^15, s32 / 2^31, (u8 - 128) / 128, floats as is.
+    """Decoded samples of any usual type -> float32 in [-1, 1]: s16 / 2^15, s32 / 2^31, s64 / 2^63, floats as they are,
+    (u8 - 128) / 128.
 
     Raises UserError on any other type.
     """
     if samples.dtype == np.uint8:
         return (samples.astype(np.float32) - 128) / 128
-    if samples.dtype in (np.int16, np.int32):
+    if samples.dtype in (np.int16, np.int32, np.int64):
         return (samples / -float(np.iinfo(samples.dtype).min)).astype(np.float32)
     if np.issubdtype(samples.dtype, np.floating):
         return samples.astype(np.float32)

@@ -25,11 +25,12 @@ def resize_crop(frame: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def bilinear(frame: np.ndarray, height: int, width: int) -> np.ndarray:
     """Bilinear without antialiasing, half-pixel centres, edges held (spec sampling.md 9.3)."""
-    result = frame.astype(np.float32)
+    result = frame
     for axis, size in ((0, height), (1, width)):
         low, high, share = _neighbours(result.shape[axis], size)
         share = share.reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
-        result = result.take(low, axis) * (1 - share) + result.take(high, axis) * share
+        lower, upper = (result.take(indices, axis).astype(np.float32) for indices in (low, high))
+        result = lower * (1 - share) + upper * share
     return result
 
 

@@ -5,6 +5,7 @@ raises for a bad file: they return the reason, a sentence.
 """
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -79,12 +80,18 @@ def plan_video(video: Video, rules: ClipRules) -> list[Clip] | str:
 
 def _scenes(path: str, info: VideoInfo, rules: ClipRules) -> list[tuple[float, float]]:
     """(start, end) of every scene in seconds, after decoding the whole file: what it says of itself may be wrong."""
-    pictures = list(thumbnails(path, SIDE))
-    if len(pictures) < WHOLE * info.frames:
-        raise UserError(f"'{path}' is cut off: only {len(pictures)} of its {info.frames} frames can be decoded.")
-    end = pictures[-1][0] + 1 / info.fps
-    starts = [0.0, *scene_starts(pictures, rules.threshold)[1:]] if rules.scenes else [0.0]
-    return list(zip(starts, [*starts[1:], end], strict=True))
+    ends: list[float] = []
+
+    def pictures() -> Iterator[tuple[float, np.ndarray]]:
+        for time, end, picture in thumbnails(path, SIDE):
+            ends.append(end)
+            yield time, picture
+
+    starts = [0.0, *scene_starts(pictures(), rules.threshold)[1:]]
+    if len(ends) < max(1, WHOLE * info.frames):
+        raise UserError(f"'{path}' is cut off: only {len(ends)} of its {info.frames} frames can be decoded.")
+    starts = starts if rules.scenes else [0.0]
+    return list(zip(starts, [*starts[1:], ends[-1]], strict=True))
 
 
 def _too_short(video: Video, info: VideoInfo, scenes: list[tuple[float, float]], rules: ClipRules) -> str:
