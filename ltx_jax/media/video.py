@@ -10,8 +10,7 @@ import av
 import numpy as np
 from av.error import FFmpegError
 
-from ltx_jax.config import require
-from ltx_jax.errors import UserError
+from ltx_jax.errors import UserError, require
 from ltx_jax.media.container import file_url, find_sound, opened, reason
 from ltx_jax.media.film import beginning, film_end, film_of, frame_count, shown_frames
 from ltx_jax.media.sound import read_audio
