@@ -26,6 +26,7 @@ from ltx_jax.config import from_mapping, to_mapping
 from ltx_jax.data.config import DataConfig
 from ltx_jax.data.raw.toyworld import caption_corpus
 from ltx_jax.errors import UserError, require
+from ltx_jax.files import write_text
 from ltx_jax.media.images import contact_sheet
 from ltx_jax.media.video import write_video
 from ltx_jax.models.text.tokenizer import Tokenizer, train_toy_tokenizer
@@ -136,7 +137,7 @@ def run_training(
     def announce() -> None:
         say(experiment.to_json())
         if is_first():
-            (workdir / "config.json").write_text(experiment.to_json())
+            write_text(workdir / "config.json", experiment.to_json())
 
     def sample(params: dict[str, Any], step: int, folder: Path) -> None:
         write_samples(Bundle(release, params, tokenizer), local_mesh(mesh), step, folder)

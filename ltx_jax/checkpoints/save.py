@@ -12,6 +12,7 @@ from ltx_jax.bundle import Bundle
 from ltx_jax.checkpoints.parts import part_names
 from ltx_jax.checkpoints.safetensors import write_safetensors
 from ltx_jax.config import to_mapping
+from ltx_jax.files import write_json, write_text
 from ltx_jax.releases import Release
 
 MODEL_FILE = "model.safetensors"
@@ -33,8 +34,8 @@ def save_bundle(bundle: Bundle, folder: str | os.PathLike[str], dtype: Any = np.
     if bundle.release.text is not None and bundle.tokenizer is not None:
         text = folder / TEXT_FOLDER
         write_safetensors(text / MODEL_FILE, files["text_encoder"], {"format": "pt"})
-        (text / "config.json").write_text(json.dumps({"text_config": bundle.release.text.to_official()}, indent=1))
-        (text / "tokenizer.json").write_text(bundle.tokenizer.to_json())
+        write_json(text / "config.json", {"text_config": bundle.release.text.to_official()})
+        write_text(text / "tokenizer.json", bundle.tokenizer.to_json())
 
 
 def metadata(release: Release) -> dict[str, str]:

@@ -14,20 +14,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ltx_jax.errors import UserError
+from ltx_jax.files import write_json
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ltx-jax")
 # Settings that change how a run is watched and kept, not what it computes.
 WATCHED = ("checkpoint_every", "keep", "log_every", "sample_every", "workers", "on_error")
 FREE = frozenset((*WATCHED, "remat", "accumulate", "max_skipped", "init"))
 BASE, SAMPLED = "base", 4096  # key of a run's frozen weights; numbers that are looked at of every array
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that the file is whole or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")
-    temporary.replace(path)
 
 
 def differing_keys(ours: Any, theirs: Any, where: str = "", shared: bool = False) -> list[str]:

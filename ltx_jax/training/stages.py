@@ -17,6 +17,7 @@ from ltx_jax.data.encoded.datasets import open_clips
 from ltx_jax.data.encoded.mixture import Mixture
 from ltx_jax.data.raw.source import open_source
 from ltx_jax.errors import UserError, require
+from ltx_jax.files import write_json
 from ltx_jax.models.text.tokenizer import Tokenizer
 from ltx_jax.names.dit import dit_names
 from ltx_jax.parallel.multihost import barrier, is_first, say
@@ -29,7 +30,6 @@ from ltx_jax.training.dit.objective import make_dit_objective
 from ltx_jax.training.dit.prepared import prepared_stage, shape_of
 from ltx_jax.training.dit.stage import check_start, dit_stage
 from ltx_jax.training.loop import run_stage
-from ltx_jax.training.record import write_json
 from ltx_jax.training.weights import AUTOENCODERS, FINISHED, STATISTICS, WEIGHTS, Weights
 
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from ltx_jax.data.encoded.latents import LatentStore
 from ltx_jax.data.raw.item import Item
+from ltx_jax.files import write_json
 
 INDEX = "index.json"
 NAMES = ("video", "audio")
@@ -89,7 +90,7 @@ def encode_captions(
         np.save(folder / f"{name}.npy", np.concatenate(rows[name]))
     np.save(folder / "offsets.npy", np.cumsum([0, *(len(r) for r in rows[NAMES[0]])]))
     index = {"fingerprint": fingerprint, "captions": distinct, "length": length}
-    (folder / INDEX).write_text(json.dumps(index), encoding="utf-8")
+    write_json(folder / INDEX, index)
     return TextFeatures(folder)
 
 

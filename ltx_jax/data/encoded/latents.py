@@ -5,7 +5,6 @@ taken for a whole one; encoding goes on at the first clip that is missing.
 """
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from tqdm import tqdm
 
 from ltx_jax.data.raw.item import Source, collate
 from ltx_jax.errors import UserError
+from ltx_jax.files import write_json
 
 INDEX = "index.json"
 # (video uint8 (B, F, h, w, 3), audio (B, 2, L)) -> (video tokens (B, T, C), audio tokens (B, A, C'))
@@ -89,7 +89,7 @@ def encode_clips(
             done.add(items["caption"], items["has_audio"].tolist())
             bar.update(len(numbers))
     index = {"fingerprint": fingerprint, "captions": done.captions, "has_audio": done.has_audio}
-    _write_json(folder / INDEX, index)
+    write_json(folder / INDEX, index)
     return LatentStore(folder)
 
 
@@ -112,7 +112,7 @@ class _Progress:
         self.has_audio += has_audio
         if self.count % 512 < len(captions):  # a stop loses at most so many clips' work
             record = {"fingerprint": self._fingerprint, "captions": self.captions, "has_audio": self.has_audio}
-            _write_json(self._path, record)
+            write_json(self._path, record)
 
 
 def _encode_padded(encode: Encode, video: np.ndarray, audio: np.ndarray, batch: int) -> tuple[np.ndarray, ...]:
@@ -126,9 +126,3 @@ def _open_array(path: Path, shape: tuple[int, ...], exists: bool) -> np.ndarray:
     if exists and path.is_file():
         return np.load(path, mmap_mode="r+")
     return np.lib.format.open_memmap(path, "w+", np.float32, shape)
-
-
-def _write_json(path: Path, value: Any) -> None:
-    temporary = path.with_name(f"{path.name}.tmp.{os.getpid()}")
-    temporary.write_text(json.dumps(value))
-    os.replace(temporary, path)

@@ -19,6 +19,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from ltx_jax.checkpoints.safetensors import DTYPES
 from ltx_jax.errors import UserError
+from ltx_jax.files import to_json
 
 NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
 ENDING = ".arrayrecord"
@@ -33,7 +34,7 @@ def pack(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes
         blobs.append(array.tobytes())
         offsets, end = [end, end + len(blobs[-1])], end + len(blobs[-1])
         header[name] = {"dtype": NAMES[array.dtype], "shape": list(array.shape), "data_offsets": offsets}
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text = to_json(header, separators=(",", ":"))
     return b"".join([struct.pack("<Q", len(text)), text, *blobs])
 
 
@@ -90,19 +91,7 @@ class Journal:
     def add(self, value: Any) -> None:
         """Append one line, on disk when this returns."""
         with open(self._path, "ab") as file:
-            file.write(json.dumps(value, ensure_ascii=False).encode() + b"\n")
+            file.write(to_json(value) + b"\n")
             file.flush()
             os.fsync(file.fileno())
         self.lines.append(value)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that the file is whole or absent."""
-    write_bytes(path, json.dumps(value, indent=1, ensure_ascii=False).encode())
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file that is whole or absent."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)

@@ -21,12 +21,13 @@ from tqdm import tqdm
 
 from ltx_jax.config import to_mapping
 from ltx_jax.data.buckets import Bucket
-from ltx_jax.data.encoded.records import ENDING, Journal, write_bytes, write_json, write_shard
+from ltx_jax.data.encoded.records import ENDING, Journal, write_shard
 from ltx_jax.data.preparation.clips import Clip, ClipRules, Video
 from ltx_jax.data.preparation.encode import Encoded
 from ltx_jax.data.preparation.engines import Engine
 from ltx_jax.data.raw.index import listed_videos
 from ltx_jax.errors import UserError, require
+from ltx_jax.files import write_bytes, write_json
 
 IDENTITY, PLAN, SHARDS, INDEX, EMPTY = "prepare.json", "plan.jsonl", "shards.jsonl", "index.json", "empty.record"
 FORMAT = 1
@@ -93,10 +94,6 @@ def _claim(output: Path, rules: ClipRules, model: dict, shard_clips: int, videos
         return
     if output.is_dir() and any(output.iterdir()):
         raise UserError(f"The folder '{output}' holds something else; choose another --output.")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"The folder '{output}' cannot be made ({error.strerror}); choose another --output.") from None
     write_json(path, identity)
 
 
