@@ -77,13 +77,6 @@ def masked_sum(x: Array, mask: Array, axis: Any = None) -> Array:
     return jnp.sum(jnp.where(mask, x, 0), axis=axis)
 
 
-def masked_mean(x: Array, mask: Array, axis: Any = None, minimum: float = 1.0) -> Array:
-    """Mean of x where mask (broadcastable to x) is True; 0 where nothing is selected."""
-    mask = jnp.broadcast_to(mask, x.shape)
-    count = jnp.sum(mask, axis=axis)
-    return masked_sum(x, mask, axis) / jnp.maximum(count, minimum)
-
-
 def masked_std(x: Array, mask: Array, axis: Any = None) -> Array:
     """Unbiased standard deviation (n - 1) of x where mask is True."""
     mask = jnp.broadcast_to(mask, x.shape)

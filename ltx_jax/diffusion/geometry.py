@@ -130,22 +130,6 @@ def before_zero(positions: np.ndarray, gap: float = 0.04) -> np.ndarray:
     return positions - positions[:, :, -1:, 1:] - np.float32(gap)
 
 
-def reference_factors(target: tuple[int, int, int], reference: tuple[int, int, int]) -> tuple[int, int]:
-    """Downscale and temporal factor (D, S) between the latent grids of a clip and its reference (training.md 3.5).
-
-    Raises UserError when the sizes are no whole ratio, or height and width give different ones.
-    """
-    (frames, *sides), (r_frames, *r_sides) = target, reference
-    whole = all(t % r == 0 for t, r in zip(sides, r_sides, strict=True))
-    ratios = {t // r for t, r in zip(sides, r_sides, strict=True)}
-    spans = (1, 1) if frames == 1 or r_frames == 1 else (frames - 1, r_frames - 1)
-    require(
-        whole and len(ratios) == 1 and spans[0] % spans[1] == 0,
-        f"A reference latent of {reference} cannot belong to a clip of {target}: their sizes are no whole ratio.",
-    )
-    return ratios.pop(), spans[0] // spans[1]
-
-
 def reference_frames(frames: int, factor: int) -> np.ndarray:
     """Pixel frames that a reference thinned by `factor` keeps: 0, 1, 1 + factor, ... (8.4)."""
     return np.append([0], np.arange(1, frames, factor)).astype(np.int32)
