@@ -13,6 +13,7 @@ import numpy as np
 from flax import struct
 
 from ltx_jax.errors import require
+from ltx_jax.rng import normal
 
 Array = jax.Array
 Grid = tuple[int, int, int]  # latent frames, rows, columns; audio is (A, 1, 1)
@@ -128,7 +129,7 @@ def draw_noise(keys: Array, tokens: int, channels: int) -> Array:
 
     A sample's noise depends on its key alone, not on batch or mesh, and more tokens keep the same first ones.
     """
-    return jax.vmap(lambda key: jax.random.normal(key, (tokens, channels), jnp.float32))(keys)
+    return jax.vmap(lambda key: normal(key, (tokens, channels)))(keys)
 
 
 def add_state_noise(state: LatentState, noise: Array, scale: Array | float = 1.0) -> LatentState:

@@ -21,6 +21,7 @@ from ltx_jax.models.video_vae.layers import (
     modulation,
     unpatchify,
 )  # fmt: skip
+from ltx_jax.rng import normal
 
 Array = jax.Array
 
@@ -47,7 +48,7 @@ def noise_shapes(config: VideoVAEConfig, height: int, width: int) -> list[tuple[
 def draw_noises(key: Array, config: VideoVAEConfig, height: int, width: int) -> list[Array]:
     """Standard normal noises for `VideoDecoder`, one per shape of `noise_shapes`; independent of the batch."""
     shapes = noise_shapes(config, height, width)
-    return [jax.random.normal(jax.random.fold_in(key, i), shape) for i, shape in enumerate(shapes)]
+    return [normal(jax.random.fold_in(key, i), shape) for i, shape in enumerate(shapes)]
 
 
 class VideoDecoder(nn.Module):

@@ -19,7 +19,7 @@ from ltx_jax.errors import require
 from ltx_jax.models.audio_vae.mel import log_mel, stft_magnitude
 from ltx_jax.models.latents import clip_log_variance, sample_latents
 from ltx_jax.releases import Release
-from ltx_jax.rng import named_key
+from ltx_jax.rng import named_key, normal
 from ltx_jax.training.config import AudioVAEStageConfig, VideoVAEStageConfig
 from ltx_jax.training.step import Metrics, Microbatch, completed, sample_keys
 
@@ -170,7 +170,7 @@ def pixels(video: Array) -> Array:
 
 def reparameterize(mean: Array, log_variance: Array, keys: Array) -> Array:
     """A draw from the moments, float32; one key per sample."""
-    noise = jax.vmap(lambda key: jax.random.normal(key, mean.shape[1:], jnp.float32))(keys)
+    noise = jax.vmap(lambda key: normal(key, mean.shape[1:]))(keys)
     return sample_latents(mean, log_variance, noise)
 
 

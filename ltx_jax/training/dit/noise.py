@@ -14,7 +14,7 @@ from flax import struct
 
 from ltx_jax.diffusion.conditioning import Grid
 from ltx_jax.diffusion.objectives import SigmaConfig, add_noise, sample_sigma, velocity_target
-from ltx_jax.rng import named_key
+from ltx_jax.rng import named_key, normal
 from ltx_jax.streams import length_mask
 from ltx_jax.training.modes import StreamMode
 
@@ -60,10 +60,10 @@ def draw(keys: Array, conditions: int, tokens: int, channels: int) -> Draws:
 
     def one(key: Array) -> Draws:
         return Draws(
-            normal=jax.random.normal(named_key(key, "normal")),
+            normal=normal(named_key(key, "normal"), ()),
             uniform=jax.random.uniform(named_key(key, "uniform")),
             mix=jax.random.uniform(named_key(key, "mix")),
-            noise=jax.random.normal(named_key(key, "noise"), (tokens, channels), jnp.float32),
+            noise=normal(named_key(key, "noise"), (tokens, channels)),
             conditions=tuple(jax.random.uniform(named_key(key, "condition", i)) for i in range(conditions)),
         )
 
