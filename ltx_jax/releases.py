@@ -44,8 +44,9 @@ NEGATIVE_PROMPT = (
 class SamplingDefaults:
     """What a request uses where it says nothing. Sizes in pixels and frames, fps in frames per second.
 
-    cfg, audio_cfg: guidance scales (1: off). rescale: share of std-matching after guidance. schedule_tokens: token
-    count of the schedule's shift (None: the reference's 4096 whatever the size, spec sampling.md 5.1).
+    cfg, audio_cfg: guidance scales (1: off). rescale: share of std-matching after guidance. schedule: see
+    `diffusion.schedules.SCHEDULES`. schedule_tokens: token count of the schedule's shift (None: the reference's 4096
+    whatever the size, spec sampling.md 5.1).
     """
 
     width: int = 768
@@ -56,6 +57,7 @@ class SamplingDefaults:
     cfg: float = 3.0
     audio_cfg: float = 7.0
     rescale: float = 0.7
+    schedule: str = "ltx2"
     schedule_tokens: int | None = None
     negative_prompt: str = NEGATIVE_PROMPT
     seed: int = 10

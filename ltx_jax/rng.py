@@ -32,11 +32,17 @@ def stream_id(name: str) -> int:
 
 def named_key(seed: int | jax.Array, name: str, *steps: int | jax.Array) -> jax.Array:
     """The key of the stream `name` under the root `seed` (an int or a key), folded with each of `steps`."""
-    key = jax.random.key(seed) if isinstance(seed, int) else seed
+    key = _root(seed) if isinstance(seed, int) else seed
     key = jax.random.fold_in(key, stream_id(name))
     for step in steps:
         key = jax.random.fold_in(key, step)
     return key
+
+
+def _root(seed: int) -> jax.Array:
+    """The key of a seed in 0..2^64 - 1. JAX alone refuses those from 2^63 on, and forgets all but the low 32 bits."""
+    key, high = jax.random.key(seed & 0xFFFFFFFF), seed >> 32
+    return jax.random.fold_in(key, np.uint32(high)) if high > 0 else key
 
 
 def numpy_rng(seed: int, name: str, *steps: int) -> np.random.Generator:

@@ -36,7 +36,9 @@ class Stream:
     rotary: tables of the self-attention; cross_rotary: time-axis tables of the audio-video attention, or None when
     the other stream is absent. keyframes: (B, T) bool, tokens that encode a single pixel frame, or None.
     length: (B,) int32 number of real tokens (padding sits at the tail), or None when all are real.
-    bias: additive self-attention bias (B, 1, T or 1, T) float32, or None; dense masks serve small sizes only.
+    groups, weights: (B, T) int32 and float32, which group each token is of and how strongly it and group 0 attend to
+    each other (`group_weights`), or None where all tokens see each other. bias: additive self-attention bias
+    (B, 1, T or 1, T) float32, or None; dense masks serve small sizes only.
     """
 
     latent: Array
@@ -47,7 +49,21 @@ class Stream:
     cross_rotary: Rotary | None = None
     keyframes: Array | None = None
     length: Array | None = None
+    groups: Array | None = None
+    weights: Array | None = None
     bias: Array | None = None
+
+    def attention_bias(self) -> Array | None:
+        """What is added to the logits of self-attention, (B, 1, T or 1, T) float32, or None; not both of its sources.
+
+        No kernel knows groups yet, so they become a dense array.
+        """
+        if self.groups is None or self.weights is None:
+            return self.bias
+        weights = group_weights(self.groups, self.weights)
+        info = jnp.finfo(jnp.float32)
+        bias = jnp.where(weights > 0, jnp.log(jnp.maximum(weights, info.tiny)), info.min)
+        return bias[:, None]
 
     def timesteps(self) -> Array:
         """Noise level of every token, (B, T) float32."""
@@ -55,6 +71,18 @@ class Stream:
         if self.level_index is None:
             return jnp.broadcast_to(self.levels[:, :1], (self.latent.shape[0], tokens))
         return jnp.take_along_axis(self.levels, self.level_index, axis=1)
+
+
+def group_weights(groups: Array, weights: Array) -> Array:
+    """How strongly tokens attend to each other, (B, T, T) in [0, 1], given `Stream`'s groups and weights (B, T).
+
+    Tokens of one group see each other fully, group 0 and another token by that token's weight, other groups not at all
+    (spec sampling.md 8.9).
+    """
+    same = groups[:, :, None] == groups[:, None]
+    target = groups == 0
+    across = jnp.where(target[:, :, None], weights[:, None], jnp.where(target[:, None], weights[:, :, None], 0.0))
+    return jnp.where(same, 1.0, across)
 
 
 @struct.dataclass

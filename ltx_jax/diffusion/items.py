@@ -13,6 +13,7 @@ import numpy as np
 
 from ltx_jax.diffusion.conditioning import LatentState
 from ltx_jax.errors import require
+from ltx_jax.streams import group_weights
 
 Array = jax.Array
 
@@ -181,8 +182,4 @@ def attention_weights(state: LatentState) -> Array | None:
     """The groups as a dense (B, N, N) array of weights, for small sizes and the reference attention; None for none."""
     if state.groups is None or state.weights is None:
         return None
-    same = state.groups[:, None] == state.groups[None]  # (N, N)
-    target = state.groups == 0
-    rows, columns = state.weights[:, :, None], state.weights[:, None, :]
-    across = jnp.where(target[:, None], columns, jnp.where(target[None], rows, 0.0))
-    return jnp.where(same, 1.0, across)
+    return group_weights(jnp.asarray(state.groups)[None], state.weights)

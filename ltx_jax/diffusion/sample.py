@@ -95,7 +95,8 @@ def make_track(
 ) -> StreamState:
     """A track from a noised host state and its position tables. levels: the least U, to keep programs equal."""
     mask_levels, index = distinct_levels(state.mask, levels)
-    batch = state.latent.shape[0]
+    batch, tokens, _ = state.latent.shape
+    groups = None if state.groups is None else jnp.broadcast_to(jnp.asarray(state.groups), (batch, tokens))
     stream = Stream(
         latent=state.latent,
         sigma=jnp.ones((batch,), jnp.float32),
@@ -105,6 +106,8 @@ def make_track(
         cross_rotary=cross_rotary,
         keyframes=state.keyframes,
         length=length,
+        groups=groups,
+        weights=state.weights,
     )
     return StreamState(stream, jnp.asarray(mask_levels), state.clean, state.frozen)
 

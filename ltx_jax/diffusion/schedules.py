@@ -4,6 +4,7 @@ Everything is evaluated in float64: in float32 the LTX-2 schedule loses all accu
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -119,6 +120,21 @@ def _beta_fraction(x: np.ndarray, a: float, b: float) -> np.ndarray:
         fraction = 1 + top * x / ((a + j - 1) * (a + j)) / fraction
     log_beta = math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
     return x**a * (1 - x) ** b / (a * math.exp(log_beta)) / fraction
+
+
+# What a request can ask for by name: (steps, tokens for the shift or None) -> sigmas.
+Schedule = Callable[[int, int | None], np.ndarray]
+SCHEDULES: dict[str, Schedule] = {
+    "ltx2": ltx2,
+    "linear_quadratic": lambda steps, tokens: linear_quadratic(steps),
+    "beta": lambda steps, tokens: beta(steps),
+}
+
+
+def schedule(name: str, steps: int, tokens: int | None = None) -> np.ndarray:
+    """The sigmas of the schedule called `name`. Raises UserError naming those that exist."""
+    require(name in SCHEDULES, f"There is no schedule '{name}'; choose one of {', '.join(SCHEDULES)}.")
+    return SCHEDULES[name](steps, tokens)
 
 
 def _check_steps(steps: int) -> None:

@@ -51,6 +51,7 @@ def pad_tokens(track: StreamState, multiple: int) -> StreamState:
     stream: Any = track.stream
     stream = stream.replace(
         latent=pad(stream.latent), level_index=pad(stream.level_index), keyframes=pad(stream.keyframes),
+        groups=pad(stream.groups), weights=pad(stream.weights),
         rotary=turn(stream.rotary), cross_rotary=turn(stream.cross_rotary),
         length=jnp.full((batch,), tokens, jnp.int32),
     )  # fmt: skip

@@ -85,7 +85,7 @@ class Entry(nn.Module):
             level_index=stream.level_index,
             context=self._context(context.tokens),
             rope=self._tables(stream.rotary, sizes.heads, sizes.head_dim),
-            mask=mask.replace(bias=stream.bias),  # type: ignore[attr-defined]
+            mask=mask.replace(bias=stream.attention_bias()),  # type: ignore[attr-defined]
             text_mask=Mask(bias=context.bias),
             key_mask=mask,
         )
