@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from ltx_jax.kernels import gpu, tpu
-from ltx_jax.kernels.blocked import blocked_attention
+from ltx_jax.kernels.blocked import LOOPED_BLOCK, blocked_attention
 from ltx_jax.kernels.context import ContextPlan, attend, make_plan
 from ltx_jax.kernels.local import Kernel
 from ltx_jax.kernels.prologue import Prologue, prepare
@@ -21,6 +21,7 @@ from ltx_jax.kernels.tiles import tile_for
 Array = jax.Array
 SMALL = 1024 * 1024  # query-key pairs up to which the plain form is as good and simpler to differentiate
 KERNEL_SMALL = 128 * 1024  # the same against a kernel
+CPU_SMALL = 16 * 1024  # the same on a CPU, where the scores of all heads must not outgrow the cache
 KERNELS = {"tpu": "tpu", **dict.fromkeys(gpu.PLATFORMS, "gpu")}  # by the platform of the mesh's devices
 UNSUPPORTED: dict[str, Any] = {"tpu": tpu.unsupported, "gpu": gpu.unsupported}
 
@@ -54,6 +55,8 @@ def attention(
     name = _choose(q, k, spec, mesh) if spec.implementation == "auto" else spec.implementation
     kind = "" if mesh.empty else mesh.abstract_device.device_kind
     kernel = Kernel("blocked", spec)
+    if _on_cpu(mesh):
+        kernel = Kernel("blocked", spec, block=LOOPED_BLOCK, looped=True)
     if name in UNSUPPORTED:
         kernel = Kernel(name, spec, tile_for(kind) if name == "tpu" else None, kind)  # type: ignore[arg-type]
     fits = lambda heads: name not in UNSUPPORTED or _takes(name, q, k, heads)
@@ -84,7 +87,7 @@ def _attend(
     if name == "reference" and not _named(spec):
         return checkpoint_name(reference_attention(q, k, v, mask, spec), "attended")
     alone = mesh.empty or mesh.size == 1
-    if name in UNSUPPORTED:  # these name their own results
+    if name in UNSUPPORTED or (name == "blocked" and kernel.looped):  # these name their own results
         return kernel.forward(q, k, v, mask)[0] if alone else kernel_on_mesh(kernel, mesh, q, k, v, mask)
     local = {"reference": reference_attention, "blocked": blocked_attention, "cudnn": gpu.cudnn_attention}[name]
     out = local(q, k, v, mask, spec) if alone else on_mesh(local, q, k, v, mask, spec, mesh)
@@ -101,7 +104,12 @@ def _choose(q: Array, k: Array, spec: AttentionSpec, mesh: Any) -> str:
     kernel = None if mesh.empty else KERNELS.get(mesh.abstract_device.platform)
     if kernel and (pairs > KERNEL_SMALL or _named(spec)) and _fits_kernel(kernel, q, k, spec, mesh):
         return kernel
-    return "reference" if pairs <= SMALL else "blocked"
+    return "reference" if pairs <= (CPU_SMALL if _on_cpu(mesh) else SMALL) else "blocked"
+
+
+def _on_cpu(mesh: Any) -> bool:
+    """Whether to choose for a CPU. A call outside any mesh is taken for one: networks always run on a mesh."""
+    return mesh.empty or mesh.abstract_device.platform == "cpu"
 
 
 def _fits_kernel(name: str, q: Array, k: Array, spec: AttentionSpec, mesh: Any) -> bool:

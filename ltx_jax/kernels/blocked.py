@@ -3,6 +3,9 @@
 The fallback of every device and the default wherever no hand-written kernel fits. The scores of one (query block, key
 block) pair are all that ever exists; the backward pass recomputes them from the saved log-sum-exp (FlashAttention's
 recurrences). Lengths are cut into equal blocks; what these do not divide is padded inside and masked.
+
+An accelerator wants all heads of a block at once. A CPU wants one head after the other ("looped"): the scores of one
+head are still in its cache when they are read again, those of all heads are not.
 """
 
 import functools
@@ -11,12 +14,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
-from ltx_jax.kernels.softmax import HIDDEN
+from ltx_jax.kernels.softmax import HIDDEN, row_products
 from ltx_jax.kernels.spec import AttentionSpec, Mask
 
 Array = jax.Array
 BLOCK = 512  # most rows and columns of one tile of scores
+LOOPED_BLOCK = 1024  # the same of one head alone: 4 MB
 ALIGNED = 16  # rows of a block are a multiple: one vector of float32
 
 
@@ -29,12 +34,15 @@ def blocked_attention(q: Array, k: Array, v: Array, mask: Mask, spec: AttentionS
 
 
 def blocked_attention_with_statistics(
-    q: Array, k: Array, v: Array, mask: Mask, spec: AttentionSpec, block: int = BLOCK
+    q: Array, k: Array, v: Array, mask: Mask, spec: AttentionSpec, block: int = BLOCK, looped: bool = False
 ) -> tuple[Array, Array]:
     """As `blocked_attention`, and the log-sum-exp of each row's scores, (B, N, T) float32, HIDDEN where no key is seen.
 
-    Both are differentiable, so that results over parts of the keys can be merged.
+    Both are differentiable, so that results over parts of the keys can be merged. looped: one head after the other;
+    then both have the name "attended" for remat policies.
     """
+    if looped:
+        return _attend_looped((spec, block), q, k, v, mask)
     static, arrays = _prepare(q, k, v, mask, spec, block)
     results: Any = _attend(static, *arrays)
     out, lse = results
@@ -43,12 +51,14 @@ def blocked_attention_with_statistics(
 
 def blocked_backward(
     q: Array, k: Array, v: Array, mask: Mask, spec: AttentionSpec, lse: Array, delta: Array, d_out: Array,
-    block: int = BLOCK,
+    block: int = BLOCK, looped: bool = False,
 ) -> tuple[Array, Array, Array]:  # fmt: skip
     """dq, dk, dv of rows whose log-sum-exp over all their keys, here or elsewhere, is lse: (B, N, T) float32.
 
     delta: rowsum(d_out out) minus the cotangent of lse, (B, N, T) float32. d_out: (B, T, N, K).
     """
+    if looped:
+        return _backward_looped((spec, block), q, k, v, mask, lse, delta, d_out)
     static, (q_, k_, v_, keep, bias) = _prepare(q, k, v, mask, spec, block)
     size, t = q_.shape[3], q.shape[1]
     rows = lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, _ceil(t, size) - t))).reshape(*x.shape[:2], -1, size)
@@ -199,3 +209,80 @@ def _backward(
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
+
+
+# --- one head after the other ----------------------------------------------------------------------------------------
+
+Static = tuple[AttentionSpec, int]  # and the most rows and columns of a tile
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend_looped(static: Static, q: Array, k: Array, v: Array, mask: Mask) -> tuple[Array, Array]:
+    return _looped_forward(static, q, k, v, mask)[0]
+
+
+def _looped_forward(static: Static, q: Array, k: Array, v: Array, mask: Mask) -> tuple[Any, Any]:
+    spec, block = static
+
+    def head(number: Array, results: tuple[Array, Array]) -> tuple[Array, Array]:
+        here = _Head(number, q.shape[2])
+        found = blocked_attention_with_statistics(*map(here.of, (q, k, v)), here.mask(mask), spec, block)
+        return here.put(results[0], found[0]), here.put_rows(results[1], found[1])
+
+    batch, length, heads, _ = q.shape
+    empty = (jnp.zeros_like(q), jnp.zeros((batch, heads, length), jnp.float32))
+    out, lse = (checkpoint_name(x, "attended") for x in jax.lax.fori_loop(0, batch * heads, head, empty))
+    return (out, lse), (q, k, v, mask, out, lse)
+
+
+def _looped_gradients(static: Static, saved: Any, cotangents: tuple[Array, Array]) -> tuple[Any, ...]:
+    q, k, v, mask, out, lse = saved
+    d_out, d_lse = cotangents
+    return (*_backward_looped(static, q, k, v, mask, lse, row_products(out, d_out) - d_lse, d_out), None)
+
+
+def _backward_looped(
+    static: Static, q: Array, k: Array, v: Array, mask: Mask, lse: Array, delta: Array, d_out: Array
+) -> tuple[Array, Array, Array]:
+    spec, block = static
+
+    def head(number: Array, results: Any) -> Any:
+        here = _Head(number, q.shape[2])
+        rows = (here.rows(lse), here.rows(delta), here.of(d_out))
+        found = blocked_backward(*map(here.of, (q, k, v)), here.mask(mask), spec, *rows, block)
+        return tuple(map(here.put, results, found))
+
+    return jax.lax.fori_loop(0, q.shape[0] * q.shape[2], head, tuple(map(jnp.zeros_like, (q, k, v))))
+
+
+_attend_looped.defvjp(_looped_forward, _looped_gradients)
+
+
+class _Head:
+    """One head of one sample: where it lies in the arrays of all. number: sample * heads + head."""
+
+    def __init__(self, number: Array, heads: int):
+        self.sample, self.head = number // heads, number % heads
+
+    def of(self, x: Array) -> Array:
+        """(B, T, N, K) -> (1, T, 1, K)."""
+        return jax.lax.dynamic_slice(x, (self.sample, 0, self.head, 0), (1, x.shape[1], 1, x.shape[3]))
+
+    def rows(self, x: Array) -> Array:
+        """(B, N, T) -> (1, 1, T)."""
+        return jax.lax.dynamic_slice(x, (self.sample, self.head, 0), (1, 1, x.shape[2]))
+
+    def put(self, x: Array, part: Array) -> Array:
+        """x (B, T, N, K) with part (1, T, 1, K) in this head's place."""
+        return jax.lax.dynamic_update_slice(x, part, (self.sample, 0, self.head, 0))
+
+    def put_rows(self, x: Array, part: Array) -> Array:
+        """x (B, N, T) with part (1, 1, T) in this head's place."""
+        return jax.lax.dynamic_update_slice(x, part, (self.sample, self.head, 0))
+
+    def mask(self, mask: Mask) -> Mask:
+        """The part that this head sees; axes of length one serve all."""
+        pick = lambda x, place, axis: jax.lax.dynamic_slice_in_dim(x, place if x.shape[axis] > 1 else 0, 1, axis)
+        sample = lambda x: None if x is None else pick(x, self.sample, 0)
+        bias = sample(mask.bias)
+        return Mask(sample(mask.length), sample(mask.keep), None if bias is None else pick(bias, self.head, 1))

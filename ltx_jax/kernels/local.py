@@ -23,7 +23,8 @@ Array = jax.Array
 class Kernel:
     """A kernel and its static settings (hashable).
 
-    tile: of the TPU kernel; device_kind: of the GPU's, which looks its own up; block: of the blocked form.
+    tile: of the TPU kernel; device_kind: of the GPU's, which looks its own up; block, looped: of the blocked
+    form (looped: one head after the other, as a CPU wants it).
     """
 
     name: Literal["blocked", "tpu", "gpu"]
@@ -32,6 +33,7 @@ class Kernel:
     device_kind: str = ""
     interpret: bool = False
     block: int = blocked.BLOCK
+    looped: bool = False
 
     def forward(self, q: Array, k: Array, v: Array, mask: Mask) -> tuple[Array, Array]:
         """Output (B, T, N, K) in q's dtype and log-sum-exp (B, N, T) float32. q: (B, T, N, K); k, v: (B, S, N, K)."""
@@ -41,7 +43,7 @@ class Kernel:
         if self.name == "gpu":
             settings = {"device_kind": self.device_kind, "interpret": self.interpret}
             return gpu.gpu_attention_with_statistics(q, k, v, mask, self.spec, **settings)
-        return blocked.blocked_attention_with_statistics(q, k, v, mask, self.spec, self.block)
+        return blocked.blocked_attention_with_statistics(q, k, v, mask, self.spec, self.block, self.looped)
 
     def forward_with_prologue(
         self, q: Array, k: Array, v: Array, sides: tuple[Side, Side], gates: Array | None, mask: Mask
@@ -60,7 +62,7 @@ class Kernel:
         if self.name == "gpu":
             settings = {"device_kind": self.device_kind, "interpret": self.interpret}
             return gpu.gpu_backward(q, k, v, mask, self.spec, lse, delta, d_out, **settings)
-        return blocked.blocked_backward(q, k, v, mask, self.spec, lse, delta, d_out, self.block)
+        return blocked.blocked_backward(q, k, v, mask, self.spec, lse, delta, d_out, self.block, self.looped)
 
     def scaled(self, width: int) -> tuple["Kernel", float]:
         """This kernel for queries (of head width `width`) that carry their scale, and the factor to multiply into them.
