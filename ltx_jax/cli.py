@@ -5,6 +5,7 @@ user (one sentence on stderr, no traceback unless `--debug`), 130 interrupted.
 """
 
 import difflib
+import io
 import os
 import re
 import sys
@@ -106,6 +107,8 @@ _given: list[str] = []
 def run(main: Callable[[], None], description: str, argv: Sequence[str] | None = None) -> None:
     """Parse the flags, run `main`, and exit with the right code; never shows a traceback for a user's mistake."""
     arguments = normalise(sys.argv if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of other bytes, as stderr shows them
     try:
         if any(a in ("--help", "-h", "--helpfull", "--helpshort") for a in arguments[1:]):
             print(_help(description, arguments[0]))

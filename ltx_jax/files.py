@@ -106,7 +106,7 @@ def decode(data: bytes, name: str) -> str:
                 _say_guess(name)
     if "\0" in text or (data and not text):
         raise UserError(f"The encoding of the text in '{name}' is not known; save it as UTF-8.")
-    return text
+    return text.lstrip("\ufeff")  # joined files may have more than one mark
 
 
 def shown(path: PathLike) -> str:

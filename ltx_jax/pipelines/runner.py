@@ -23,6 +23,7 @@ from ltx_jax.diffusion.conditioning import LatentAtIndex, LatentState, add_state
 from ltx_jax.diffusion.guidance import Guidance
 from ltx_jax.diffusion.sample import SamplerState, SamplingPlan, make_plan
 from ltx_jax.errors import UserError
+from ltx_jax.files import read_text
 from ltx_jax.media.images import read_image
 from ltx_jax.parallel.mesh import MeshConfig, make_mesh
 from ltx_jax.parallel.program import Program
@@ -49,7 +50,7 @@ def read_prompts(path: str | None) -> tuple[str, ...]:
         return ()
     if not Path(path).is_file():
         raise UserError(f"There is no prompts file '{path}'.")
-    prompts = tuple(line.strip() for line in Path(path).read_text().splitlines() if line.strip())
+    prompts = tuple(line.strip() for line in read_text(path).split("\n") if line.strip())
     if not prompts:
         raise UserError(f"The prompts file '{path}' is empty; write one prompt a line.")
     return prompts

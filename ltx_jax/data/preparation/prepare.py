@@ -25,7 +25,7 @@ from ltx_jax.data.encoded.records import ENDING, Journal, write_shard
 from ltx_jax.data.preparation.clips import Clip, ClipRules, Video
 from ltx_jax.data.preparation.encode import Encoded
 from ltx_jax.data.preparation.engines import Engine
-from ltx_jax.data.raw.index import listed_videos
+from ltx_jax.data.raw.index import present_videos
 from ltx_jax.errors import UserError, require
 from ltx_jax.files import write_bytes, write_json
 
@@ -37,26 +37,27 @@ def prepare(
     source: str, output: Path, rules: ClipRules, engine: Engine, model: dict[str, str], *,
     batch: int, shard_clips: int = 256, progress: bool = True,
 ) -> dict[str, Any]:  # fmt: skip
-    """Prepare the videos at `source` (see `listed_videos`) in the folder `output`; returns its index.
+    """Prepare the videos at `source` (see `present_videos`) in the folder `output`; returns its index.
 
     model: identity of the encoders. batch: clips encoded together, and a divisor of shard_clips, the clips of a shard.
     Raises UserError when there is no readable video, or when `output` was begun with other settings or videos.
     """
     require(shard_clips % batch == 0, f"A shard of {shard_clips} clips is no multiple of the batch of {batch}.")
-    videos = _videos(Path(source))
+    videos, missing = _videos(Path(source))
     _claim(output, rules, model, shard_clips, videos)
     plans = _plan(output / PLAN, videos, rules, engine, progress)
     shards = _assign([clip for plan in plans if not isinstance(plan, str) for clip in plan], shard_clips)
     if not shards:
-        raise UserError(f"None of the {len(videos)} files in '{source}' gives a clip; the reasons are above.")
+        files = len(videos) + len(missing)
+        raise UserError(f"None of the {files} files in '{source}' gives a clip; the reasons are above.")
     journal = Journal(output / SHARDS)
     done = {line["name"]: line for line in journal.lines if _whole(output, line)}
-    missing = {name: clips for name, clips in shards.items() if name not in done}
-    _write(output, journal, missing, sum(map(len, shards.values())), engine, rules.sample_rate, batch, progress)
+    left = {name: clips for name, clips in shards.items() if name not in done}
+    _write(output, journal, left, sum(map(len, shards.values())), engine, rules.sample_rate, batch, progress)
     if not (output / EMPTY).is_file():
         write_bytes(output / EMPTY, engine.empty())
     lines = {line["name"]: line for line in journal.lines}
-    failed = [reason for reason in plans if isinstance(reason, str)]
+    failed = missing + [reason for reason in plans if isinstance(reason, str)]
     failed += [reason for name in shards for reason in lines[name]["failed"]]
     index = _index([lines[name] for name in shards], failed, rules, model)
     require(index["clips"] > 0, f"None of the clips in '{source}' could be read; the reasons are above.")
@@ -64,14 +65,11 @@ def prepare(
     return index
 
 
-def _videos(source: Path) -> list[Video]:
-    files = list(listed_videos(source))
-    if not files:
-        raise UserError(
-            f"There is no video in '{source}'; give a folder of video files or a CSV or JSONL list of them."
-        )
+def _videos(source: Path) -> tuple[list[Video], list[str]]:
+    """The videos, and why others that a list names are not among them."""
+    files, missing = present_videos(source)
     root = source if source.is_dir() else source.parent
-    return [Video(str(file), os.path.relpath(file, root), caption) for file, caption in files]
+    return [Video(str(f), os.path.relpath(f, root), caption) for f, caption in files], [reason for _, reason in missing]
 
 
 def _claim(output: Path, rules: ClipRules, model: dict, shard_clips: int, videos: Sequence[Video]) -> None:

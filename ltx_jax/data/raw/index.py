@@ -1,9 +1,7 @@
 """The index of a folder or list of videos: every file probed once, the bad ones said, the result hashed and kept."""
 
-import csv
 import dataclasses
 import hashlib
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -11,11 +9,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ltx_jax.data.raw.folders import sidecar, videos_below
+from ltx_jax.data.raw.lists import is_list, rows
 from ltx_jax.errors import UserError
+from ltx_jax.files import shown, write_json
 from ltx_jax.media.video import VideoInfo, probe
-
-ENDINGS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".gif", ".ts", ".wmv", ".flv"}
-VIDEO_COLUMNS, CAPTION_COLUMN = ("video", "media_path"), "caption"  # spec training.md 7.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +27,7 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-    """Readable videos in order of their paths; rejected: path and reason. fingerprint: hash of all of it."""
+    """Readable videos in order of their paths or of the list; rejected: path and reason. fingerprint: hash of all."""
 
     entries: tuple[Entry, ...]
     rejected: tuple[tuple[str, str], ...]
@@ -45,10 +43,8 @@ def build_index(
     listed at the end; captions that are missing are counted. With `workdir` the index is kept in data_index.json.
     Raises UserError when the path does not exist, holds no video, or none is readable.
     """
-    files = list(listed_videos(Path(path)))
-    if not files:
-        raise UserError(f"There is no video in '{path}'; give a folder of video files or a CSV or JSONL list of them.")
-    entries, rejected = [], []
+    files, rejected = present_videos(Path(path))
+    entries = []
     for file, caption in tqdm(files, desc="probing videos", unit="file", disable=not progress or len(files) < 50):
         try:
             info = probe(file)
@@ -57,12 +53,12 @@ def build_index(
             info, reason = None, str(error)
         if info is None or reason is not None:
             rejected.append((str(file), reason or ""))
-            print(f"skipped {file}: {reason}", file=sys.stderr)
+            print(shown(f"skipped {file}: {reason}"), file=sys.stderr)
         else:
             entries.append(Entry(str(file), caption, info))
     _say(entries, rejected)
     if not entries:
-        raise UserError(f"None of the {len(files)} files in '{path}' is a readable video; the reasons are above.")
+        raise UserError(f"None of the {len(rejected)} files in '{path}' is a readable video; the reasons are above.")
     index = Index(tuple(entries), tuple(rejected), _fingerprint(entries))
     if workdir is not None:
         _keep(index, workdir)
@@ -74,53 +70,58 @@ def _say(entries: list[Entry], rejected: list[tuple[str, str]]) -> None:
     blank = sum(not e.caption for e in entries)
     print(f"{len(entries)} videos: {blank} without a caption, {silent} without sound", file=sys.stderr)
     if rejected:
-        names = ", ".join(Path(path).name for path, _ in rejected)
+        names = ", ".join(shown(Path(path).name) for path, _ in rejected)
         print(f"{len(rejected)} files skipped: {names}", file=sys.stderr)
 
 
+def present_videos(path: Path) -> tuple[list[tuple[Path, str]], list[tuple[str, str]]]:
+    """(file, caption) of the videos at `path`, and (file, reason) of those that a list names but that are not there.
+
+    Each reason names the row and is printed. Raises UserError as `listed_videos`, and when there is no video at all.
+    """
+    present, missing = [], []
+    for file, caption, where in _listing(path):
+        if where and not file.is_file():
+            missing.append((str(file), f"{where} names '{shown(file)}', which is not there."))
+            print(f"skipped: {missing[-1][1]}", file=sys.stderr)
+        else:
+            present.append((file, caption))
+    if not present and not missing:
+        raise UserError(
+            f"There is no video in '{shown(path)}'; give a folder of video files or a CSV, JSON or JSONL list of them."
+        )
+    return present, missing
+
+
 def listed_videos(path: Path) -> Iterator[tuple[Path, str]]:
-    """File and caption of every video at `path`: a folder, searched through, a CSV, JSON or JSONL list, or one file.
+    """File and caption of every video at `path`: a folder, searched through (`folders.py`), a CSV, JSON or JSONL list
+    (`lists.py`), or one file.
 
     Raises UserError when the path does not exist or the list cannot be read; the files themselves are not looked at.
     """
+    for file, caption, _ in _listing(path):
+        yield file, caption
+
+
+def _listing(path: Path) -> Iterator[tuple[Path, str, str]]:
     if path.is_dir():
-        for file in sorted(p for p in path.rglob("*") if p.is_file() and p.suffix.lower() in ENDINGS):
-            yield file, _sidecar(file)
+        for file in videos_below(path):
+            yield file, sidecar(file), ""
     elif not path.exists():
-        raise UserError(f"There is no folder or list '{path}'.")
-    elif path.suffix.lower() in (".csv", ".jsonl", ".json"):
-        for number, row in enumerate(_rows(path), 1):
-            name = next((row[c] for c in VIDEO_COLUMNS if row.get(c)), None)
-            if name is None:
-                raise UserError(f"Row {number} of '{path}' names no video; it needs a column 'video' or 'media_path'.")
-            file = path.parent / str(name)
-            yield file, str(row.get(CAPTION_COLUMN) or "") or _sidecar(file)
+        raise UserError(f"There is no folder or list '{shown(path)}'.")
+    elif is_list(path):
+        for name, caption, where in rows(path):
+            file = path.parent / name
+            yield file, caption or sidecar(file), where
     else:
-        yield path, _sidecar(path)
-
-
-def _rows(path: Path) -> list[dict]:
-    text = path.read_text(encoding="utf-8")
-    try:
-        if path.suffix.lower() == ".csv":
-            return list(csv.DictReader(text.splitlines()))
-        rows = json.loads(text) if path.suffix == ".json" else [json.loads(x) for x in text.splitlines() if x.strip()]
-    except (json.JSONDecodeError, csv.Error) as error:
-        raise UserError(f"'{path}' cannot be read as a list of videos ({error}).") from None
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"'{path}' must hold a list of objects, one per video.")
-    return rows
-
-
-def _sidecar(file: Path) -> str:
-    text = file.with_suffix(".txt")
-    return text.read_text(encoding="utf-8", errors="replace").strip() if text.is_file() else ""
+        yield path, sidecar(path), ""
 
 
 def _fingerprint(entries: list[Entry]) -> str:
     digest = hashlib.sha256()
     for entry in entries:
-        digest.update(f"{entry.path}|{os.path.getsize(entry.path)}|{entry.caption}|{entry.info}\n".encode())
+        line = f"{entry.path}|{os.path.getsize(entry.path)}|{entry.caption}|{entry.info}\n"
+        digest.update(os.fsencode(line))
     return digest.hexdigest()[:16]
 
 
@@ -130,5 +131,4 @@ def _keep(index: Index, workdir: Path) -> None:
         "videos": [{"path": e.path, "caption": e.caption, **dataclasses.asdict(e.info)} for e in index.entries],
         "rejected": [{"path": path, "reason": reason} for path, reason in index.rejected],
     }
-    workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "data_index.json").write_text(json.dumps(record, indent=1))
+    write_json(workdir / "data_index.json", record)
