@@ -146,6 +146,20 @@ def first_then_all(name: str, work: Callable[[], Any]) -> Any:
     return result if is_first() else work()
 
 
+def first_decides(work: Callable[[], Any]) -> None:
+    """`work` in the first process alone. Where it raises a UserError there, all processes raise one."""
+    error = None
+    try:
+        if is_first():
+            work()
+    except UserError as caught:
+        error = caught
+    if jax.process_count() > 1 and multihost_utils.broadcast_one_to_all(np.int32(error is not None)) and error is None:
+        error = UserError("The first process of this run cannot go on; it says why.")
+    if error is not None:
+        raise error
+
+
 def to_host(tree: Any) -> Any:
     """The arrays of `tree` whole, as NumPy arrays, on every process. All processes must call it."""
     return jax.device_get(tree) if jax.process_count() == 1 else jax.tree.map(_whole, tree)

@@ -85,7 +85,7 @@ def networks(release: Release, dtype: str, mesh: Mesh) -> Modules:
 def make_initializer(
     setting: Setting, program: Program, name: StageName, random: Callable[[], Params], start: Params | None
 ) -> Callable[[], TrainState]:
-    """The maker of a stage's first state: parameters of `random`, or `start` (by part) where others are given."""
+    """The maker of a stage's first state: parameters of `random`, or those of `start` where it is given."""
     config, abstract = setting.config.stage(name), program.abstract_args[0]
     optimizer = make_optimizer(config.optimizer)
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
@@ -94,8 +94,8 @@ def make_initializer(
         with jax.set_mesh(setting.mesh):
             if start is None:
                 params = jax.jit(random, out_shardings=shardings.params)()
-            else:
-                params = place(dict(start), abstract.params)
+            else:  # what is measured of a finished stage, or stays frozen, comes along and is not trained
+                params = place({part: start[part] for part in abstract.params}, abstract.params)
             make = functools.partial(initial_state, optimizer=optimizer, config=config)
             return jax.jit(make, out_shardings=shardings)(params)
 

@@ -4,7 +4,8 @@ Below the workdir every stage has a folder: checkpoints, metrics, samples, and, 
 moving average where there is one) and `finished.json`.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from ltx_jax.data.encoded.mixture import Mixture
 from ltx_jax.data.raw.source import open_source
 from ltx_jax.errors import UserError, require
 from ltx_jax.files import write_json
+from ltx_jax.lock import working_in
 from ltx_jax.models.text.tokenizer import Tokenizer
 from ltx_jax.names.dit import dit_names
-from ltx_jax.parallel.multihost import barrier, is_first, say
+from ltx_jax.parallel.multihost import barrier, first_decides, is_first, say
 from ltx_jax.parallel.program import place, replicated_like
 from ltx_jax.releases import Release
 from ltx_jax.training.autoencoders.objectives import check_audio_stage, check_video_stage
@@ -53,14 +55,22 @@ def train(
     init_from: the workdir of another run, or a model, whose weights the stages start from, and whose autoencoders
     are used where this run has none. sample_callback: shows the transformer's work, see build.py. announce: called
     once all inputs are known to be good. Running again goes on from the last checkpoint. Raises UserError for what the
-    user can mend.
+    user can mend, before anything is computed, and where another run works in the workdir.
     """
-    make_workdir(workdir)
+    with _alone_in(workdir):
+        return _train(release, config, data, mesh, workdir, stages, tokenizer, init_from, sample_callback, announce)
+
+
+def _train(
+    release: Release, config: TrainingConfig, data: DataConfig, mesh: Mesh, workdir: Path, stages: Sequence[StageName],
+    tokenizer: Tokenizer | None, init_from: Path | None, sample: SampleCallback | None,
+    announce: Callable[[], None] | None,
+) -> dict[str, Any]:  # fmt: skip
     source = open_clips(data, release.video_vae.scale_factors, release.audio_vae.token_width)
     source = source or open_source(data, workdir)
     encoded = isinstance(source, Mixture)
     require(not encoded or set(stages) == {"dit"}, "Encoded clips can only train the transformer: add --stage=dit.")
-    setting = Setting(release, config, data, mesh, source, tokenizer, workdir / "latents", sample_callback)
+    setting = Setting(release, config, data, mesh, source, tokenizer, workdir / "latents", sample)
     if "dit" in stages:
         check_start(config.dit, init_from)
     found = Weights(setting, workdir, init_from)
@@ -112,12 +122,16 @@ def _note_uneven_batch(name: StageName, config: StageConfig, mesh: Mesh) -> None
         )
 
 
-def make_workdir(workdir: Path) -> None:
-    """Create the folder. Raises UserError when that is not possible."""
+@contextlib.contextmanager
+def _alone_in(workdir: Path) -> Iterator[None]:
+    """Within, no other run works in the folder, which is made; the first process holds it for all of this run."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"The workdir '{workdir}' cannot be made ({error.strerror}); choose another.") from None
+    with contextlib.ExitStack() as held:
+        first_decides(lambda: held.enter_context(working_in(workdir)))
+        yield
 
 
 def _run(setting: Setting, name: StageName, found: Weights, folder: Path) -> None:

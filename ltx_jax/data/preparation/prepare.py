@@ -28,6 +28,8 @@ from ltx_jax.data.preparation.engines import Engine
 from ltx_jax.data.raw.index import present_videos
 from ltx_jax.errors import UserError, require
 from ltx_jax.files import write_bytes, write_json
+from ltx_jax.lock import NAME as LOCK
+from ltx_jax.lock import working_in
 
 IDENTITY, PLAN, SHARDS, INDEX, EMPTY = "prepare.json", "plan.jsonl", "shards.jsonl", "index.json", "empty.record"
 FORMAT = 1
@@ -40,29 +42,42 @@ def prepare(
     """Prepare the videos at `source` (see `present_videos`) in the folder `output`; returns its index.
 
     model: identity of the encoders. batch: clips encoded together, and a divisor of shard_clips, the clips of a shard.
-    Raises UserError when there is no readable video, or when `output` was begun with other settings or videos.
+    Raises UserError when there is no readable video, when `output` was begun with other settings or videos, and when
+    another process prepares in it.
     """
     require(shard_clips % batch == 0, f"A shard of {shard_clips} clips is no multiple of the batch of {batch}.")
     videos, missing = _videos(Path(source))
-    _claim(output, rules, model, shard_clips, videos)
-    plans = _plan(output / PLAN, videos, rules, engine, progress)
-    shards = _assign([clip for plan in plans if not isinstance(plan, str) for clip in plan], shard_clips)
-    if not shards:
-        files = len(videos) + len(missing)
-        raise UserError(f"None of the {files} files in '{source}' gives a clip; the reasons are above.")
-    journal = Journal(output / SHARDS)
-    done = {line["name"]: line for line in journal.lines if _whole(output, line)}
-    left = {name: clips for name, clips in shards.items() if name not in done}
-    _write(output, journal, left, sum(map(len, shards.values())), engine, rules.sample_rate, batch, progress)
-    if not (output / EMPTY).is_file():
-        write_bytes(output / EMPTY, engine.empty())
-    lines = {line["name"]: line for line in journal.lines}
-    failed = missing + [reason for reason in plans if isinstance(reason, str)]
-    failed += [reason for name in shards for reason in lines[name]["failed"]]
-    index = _index([lines[name] for name in shards], failed, rules, model)
-    require(index["clips"] > 0, f"None of the clips in '{source}' could be read; the reasons are above.")
-    write_json(output / INDEX, index)
-    return index
+    _make_folder(output)
+    with working_in(output):
+        _claim(output, rules, model, shard_clips, videos)
+        plans = _plan(output / PLAN, videos, rules, engine, progress)
+        shards = _assign([clip for plan in plans if not isinstance(plan, str) for clip in plan], shard_clips)
+        if not shards:
+            files = len(videos) + len(missing)
+            raise UserError(f"None of the {files} files in '{source}' gives a clip; the reasons are above.")
+        journal = Journal(output / SHARDS)
+        done = {line["name"]: line for line in journal.lines if _whole(output, line)}
+        left = {name: clips for name, clips in shards.items() if name not in done}
+        _write(output, journal, left, sum(map(len, shards.values())), engine, rules.sample_rate, batch, progress)
+        if not (output / EMPTY).is_file():
+            write_bytes(output / EMPTY, engine.empty())
+        lines = {line["name"]: line for line in journal.lines}
+        failed = missing + [reason for reason in plans if isinstance(reason, str)]
+        failed += [reason for name in shards for reason in lines[name]["failed"]]
+        index = _index([lines[name] for name in shards], failed, rules, model)
+        require(index["clips"] > 0, f"None of the clips in '{source}' could be read; the reasons are above.")
+        write_json(output / INDEX, index)
+        return index
+
+
+def _make_folder(output: Path) -> None:
+    """Raises UserError when the folder holds something that is not of a preparation, or cannot be made."""
+    if output.is_dir() and not (output / IDENTITY).is_file() and any(p.name != LOCK for p in output.iterdir()):
+        raise UserError(f"The folder '{output}' holds something else; choose another --output.")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"The folder '{output}' cannot be made ({error.strerror}); choose another --output.") from None
 
 
 def _videos(source: Path) -> tuple[list[Video], list[str]]:
@@ -90,8 +105,6 @@ def _claim(output: Path, rules: ClipRules, model: dict, shard_clips: int, videos
                 "another --output, or delete it."
             )
         return
-    if output.is_dir() and any(output.iterdir()):
-        raise UserError(f"The folder '{output}' holds something else; choose another --output.")
     write_json(path, identity)
 
 
