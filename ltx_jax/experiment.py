@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict, config_dict
 
-from ltx_jax.bundle import PARTS, Bundle
+from ltx_jax.bundle import Bundle
 from ltx_jax.checkpoints.lora import save_lora
 from ltx_jax.checkpoints.save import save_bundle
 from ltx_jax.config import from_mapping, to_mapping
@@ -34,6 +34,7 @@ from ltx_jax.models.video_vae.encoder import check_video_shape
 from ltx_jax.names.dit import dit_names
 from ltx_jax.parallel.mesh import MeshConfig
 from ltx_jax.parallel.multihost import is_first, local_mesh, say
+from ltx_jax.parts import parts_of
 from ltx_jax.pipelines.request import Request
 from ltx_jax.pipelines.runner import generate
 from ltx_jax.releases import Release, release
@@ -154,7 +155,7 @@ def run_training(
         if is_first():
             save_lora(path, params["lora"], names, scale=lora.scale, metadata=metadata)
         say(f"the LoRA is in {path}; try it with sample.py --lora={path}")
-    elif set(PARTS) <= set(params) and is_first():
+    elif {part.name for part in parts_of(release)} <= set(params) and is_first():
         save_bundle(Bundle(release, params, tokenizer), workdir / "model", ml_dtypes.bfloat16)
         print(f"the model is in {workdir / 'model'}", file=sys.stderr)
 

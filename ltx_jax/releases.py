@@ -10,11 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ltx_jax.errors import UserError, require
-from ltx_jax.models.audio_vae.config import AudioVAEConfig, VocoderConfig
-from ltx_jax.models.dit.config import DiTConfig
 from ltx_jax.models.text.config import Gemma3Config
-from ltx_jax.models.text.connectors_config import TextConnectorsConfig
-from ltx_jax.models.video_vae.config import VideoVAEConfig
+from ltx_jax.parts import Configs, configs_from_official
 
 # The phrases of the published default negative prompt (spec sampling.md 11).
 NEGATIVE_PROMPT = (
@@ -63,19 +60,12 @@ class SamplingDefaults:
     seed: int = 10
 
 
-@dataclasses.dataclass(frozen=True)
-class Release:
-    """Every part of one model family member. text_length: tokens a prompt is padded to."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Release(Configs):
+    """One member of the model family: the configuration of every part, and the sampling defaults."""
 
     name: str
     version: str
-    text: Gemma3Config | None  # None: a text encoder that is not supported yet
-    connectors: TextConnectorsConfig
-    transformer: DiTConfig
-    video_vae: VideoVAEConfig
-    audio_vae: AudioVAEConfig
-    vocoder: VocoderConfig
-    text_length: int = 1024
     sampling: SamplingDefaults = SamplingDefaults()
 
     def __post_init__(self):
@@ -241,19 +231,11 @@ def _build(
     name: str, version: str, transformer: Mapping[str, Any], video_vae: Mapping[str, Any], vocoder: Mapping[str, Any],
     gemma: Mapping[str, Any] | None = _GEMMA3_12B, audio_vae: Mapping[str, Any] | None = None, **more: Any,
 ) -> Release:  # fmt: skip
+    blocks = {
+        "transformer": transformer, "vae": video_vae, "audio_vae": audio_vae or _audio_vae(), "vocoder": vocoder,
+    }  # fmt: skip
     text = None if gemma is None else Gemma3Config.from_official(gemma)
-    states = {"num_hidden_states": text.num_hidden_layers + 1} if text else {}
-    return Release(
-        name=name,
-        version=version,
-        text=text,
-        connectors=TextConnectorsConfig.from_official(transformer, **states),
-        transformer=DiTConfig.from_official(transformer),
-        video_vae=VideoVAEConfig.from_official(video_vae),
-        audio_vae=AudioVAEConfig.from_official(_audio_vae() if audio_vae is None else audio_vae),
-        vocoder=VocoderConfig.from_official(vocoder),
-        **more,
-    )
+    return Release(name=name, version=version, **configs_from_official(blocks, text), **more)
 
 
 RELEASES: dict[str, Callable[[], Release]] = {

@@ -1,5 +1,6 @@
 """Reading a model from official files (or ours, which have the same layout): configuration first, parts when used."""
 
+import functools
 import json
 import os
 from collections.abc import Mapping
@@ -9,20 +10,15 @@ from typing import Any
 import numpy as np
 
 from ltx_jax.bundle import Bundle, LazyParts
-from ltx_jax.checkpoints.parts import PartNames, part_names
 from ltx_jax.checkpoints.safetensors import SafetensorsFile
 from ltx_jax.checkpoints.save import MODEL_FILE, TEXT_FOLDER
 from ltx_jax.config import from_mapping
 from ltx_jax.errors import UserError
-from ltx_jax.models.audio_vae.config import AudioVAEConfig, VocoderConfig
-from ltx_jax.models.dit.config import DiTConfig
 from ltx_jax.models.text.config import Gemma3Config
-from ltx_jax.models.text.connectors_config import TextConnectorsConfig
 from ltx_jax.models.text.tokenizer import Tokenizer
-from ltx_jax.models.video_vae.config import VideoVAEConfig
+from ltx_jax.names import to_tree
+from ltx_jax.parts import OFFICIAL, Part, configs_from_official, parts_of
 from ltx_jax.releases import Release, SamplingDefaults
-
-CONFIG_KEYS = ("transformer", "vae", "audio_vae", "vocoder")
 
 
 def load_bundle(
@@ -37,8 +33,9 @@ def load_bundle(
     folder = _text_folder(file.path, text_encoder)
     release = release_from_metadata(file, _text_config(folder))
     files: dict[str, Mapping[str, np.ndarray]] = {"model": file, "text_encoder": _TextTensors(folder)}
-    loaders = {part: _loader(names, files[names.file], dtype) for part, names in part_names(release).items()}
-    _check_present(part_names(release), file)
+    _check_present(release, file)
+    read = lambda part: functools.partial(read_part, part, release, _Cast(files[part.file], dtype))
+    loaders = {part.name: read(part) for part in parts_of(release)}
     tokenizer = Tokenizer(folder / "tokenizer.json", release.text_length)
     known = release.text.vocab_size if release.text else 0
     if tokenizer.vocab_size > known:
@@ -49,20 +46,14 @@ def load_bundle(
 def release_from_metadata(file: SafetensorsFile, text: Gemma3Config) -> Release:
     """The declaration that a file's own metadata makes. Raises UserError when it has none."""
     config = file.json("config")
-    if not isinstance(config, dict) or not all(isinstance(config.get(k), dict) for k in CONFIG_KEYS):
+    if not isinstance(config, dict) or not all(isinstance(config.get(block), dict) for block, _ in OFFICIAL.values()):
         missing = "metadata 'config'" if not isinstance(config, dict) else "configuration of every part"
         raise UserError(f"'{file.path}' has no {missing}: it is no LTX-2 model file of all parts.")
     own = file.json("ltx_jax") if isinstance(file.json("ltx_jax"), dict) else {}
-    states = {"num_hidden_states": text.num_hidden_layers + 1}
     return Release(
         name=own.get("name", file.path.stem),
         version=file.metadata.get("model_version", "2.0.0"),
-        text=text,
-        connectors=TextConnectorsConfig.from_official(config["transformer"], **states),
-        transformer=DiTConfig.from_official(config["transformer"]),
-        video_vae=VideoVAEConfig.from_official(config["vae"]),
-        audio_vae=AudioVAEConfig.from_official(config["audio_vae"]),
-        vocoder=VocoderConfig.from_official(config["vocoder"]),
+        **configs_from_official(config, text),
         text_length=own.get("text_length", 1024),
         sampling=from_mapping(SamplingDefaults, own.get("sampling", {}), "metadata.ltx_jax.sampling"),
     )
@@ -116,11 +107,9 @@ def _text_config(folder: Path) -> Gemma3Config:
     return Gemma3Config.from_official(config.get("text_config", config))
 
 
-def _loader(names: PartNames, tensors: Mapping[str, np.ndarray], dtype: Any):
-    def load() -> Any:
-        return names.read(_Cast(tensors, dtype))
-
-    return load
+def read_part(part: Part, release: Release, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Our parameter tree of a part. Raises UserError naming the first missing tensor."""
+    return to_tree(part.names_of(release), tensors, part.prefix_in(release, tensors))
 
 
 class _Cast(Mapping[str, np.ndarray]):
@@ -142,15 +131,15 @@ class _Cast(Mapping[str, np.ndarray]):
         return len(self._tensors)
 
 
-def _check_present(parts: Mapping[str, PartNames], file: SafetensorsFile) -> None:
+def _check_present(release: Release, file: SafetensorsFile) -> None:
     """Strict about parameters that the model has and the file lacks, before anything is read."""
-    for part, names in parts.items():
-        if names.file != "model":
+    for part in parts_of(release):
+        if part.file != "model":
             continue
-        first = names.names[0].officials()[0]
-        prefix = next((p for p in names.prefixes if p + first in file), names.prefixes[0])
-        lacking = [prefix + o for n in names.names for o in n.officials() if prefix + o not in file]
+        prefix = part.prefix_in(release, file)
+        wanted = [prefix + official for name in part.names_of(release) for official in name.officials()]
+        lacking = [name for name in wanted if name not in file]
         if lacking:
             raise UserError(
-                f"'{file.path}' lacks {len(lacking)} tensors of the {part}, the first being '{lacking[0]}'."
+                f"'{file.path}' lacks {len(lacking)} tensors of the {part.name}, the first being '{lacking[0]}'."
             )

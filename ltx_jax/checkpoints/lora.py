@@ -16,11 +16,12 @@ import ml_dtypes
 import numpy as np
 
 from ltx_jax.bundle import Bundle
-from ltx_jax.checkpoints.parts import TRANSFORMER_PREFIX, part_names
 from ltx_jax.checkpoints.safetensors import SafetensorsFile, write_safetensors
 from ltx_jax.errors import UserError, require
 from ltx_jax.names import Name
 from ltx_jax.names.diffusers import official_module
+from ltx_jax.names.dit import TRANSFORMER_PREFIX
+from ltx_jax.parts import find_part
 
 PREFIX = "diffusion_model."
 ADAPTED_PARTS = ("transformer", "connectors")  # parts that a LoRA file may speak of
@@ -239,7 +240,7 @@ def apply_loras(bundle: Bundle, loras: Sequence[tuple[str, float]]) -> Bundle:
     if not loras:
         return bundle
     files = [(path, load_lora(path), strength) for path, strength in loras]
-    names = {part: part_names(bundle.release)[part].names for part in ADAPTED_PARTS}
+    names = {part: find_part(bundle.release, part).names_of(bundle.release) for part in ADAPTED_PARTS}
     known = {module for part in names.values() for name in linear_names(part) for module in modules_of(name)}
     for path, adapter, _ in files:
         missed = [module for module in adapter.pairs if module not in known]

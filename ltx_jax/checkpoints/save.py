@@ -9,10 +9,11 @@ import jax
 import numpy as np
 
 from ltx_jax.bundle import Bundle
-from ltx_jax.checkpoints.parts import part_names
 from ltx_jax.checkpoints.safetensors import write_safetensors
 from ltx_jax.config import to_mapping
 from ltx_jax.files import write_json, write_text
+from ltx_jax.names import to_official
+from ltx_jax.parts import configs_to_official, parts_of
 from ltx_jax.releases import Release
 
 MODEL_FILE = "model.safetensors"
@@ -27,9 +28,10 @@ def save_bundle(bundle: Bundle, folder: str | os.PathLike[str], dtype: Any = np.
     """
     folder = Path(folder)
     files: dict[str, dict[str, np.ndarray]] = {"model": {}, "text_encoder": {}}
-    for part, names in part_names(bundle.release).items():
-        tensors = names.write(jax.tree.map(np.asarray, bundle.params[part]))
-        files[names.file].update({k: _stored(k, v, dtype) for k, v in tensors.items()})
+    for part in parts_of(bundle.release):
+        params = jax.tree.map(np.asarray, bundle.params[part.name])
+        tensors = to_official(part.names_of(bundle.release), params, part.prefixes[0])
+        files[part.file].update({k: _stored(k, v, dtype) for k, v in tensors.items()})
     write_safetensors(folder / MODEL_FILE, files["model"], metadata(bundle.release))
     if bundle.release.text is not None and bundle.tokenizer is not None:
         text = folder / TEXT_FOLDER
@@ -40,14 +42,12 @@ def save_bundle(bundle: Bundle, folder: str | os.PathLike[str], dtype: Any = np.
 
 def metadata(release: Release) -> dict[str, str]:
     """The metadata of a model file: official `config` and `model_version`, and our defaults under `ltx_jax`."""
-    config = {
-        "transformer": {**release.transformer.to_official(), **release.connectors.to_official()},
-        "vae": release.video_vae.to_official(),
-        "audio_vae": release.audio_vae.to_official(),
-        "vocoder": release.vocoder.to_official(),
-    }
     own = {"name": release.name, "text_length": release.text_length, "sampling": to_mapping(release.sampling)}
-    return {"config": json.dumps(config), "model_version": release.version, "ltx_jax": json.dumps(own)}
+    return {
+        "config": json.dumps(configs_to_official(release)),
+        "model_version": release.version,
+        "ltx_jax": json.dumps(own),
+    }
 
 
 def _stored(name: str, array: np.ndarray, dtype: Any) -> np.ndarray:

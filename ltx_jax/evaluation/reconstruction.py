@@ -7,15 +7,13 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from ltx_jax.bundle import Bundle, Modules, modules, video_tokens
+from ltx_jax.bundle import Bundle, Networks, networks_on
+from ltx_jax.codec import VIDEO_DECODER, VIDEO_ENCODER, decode_video, to_unit, video_tokens
 from ltx_jax.data.config import DataConfig
 from ltx_jax.data.raw.videos import VideoSource
 from ltx_jax.diffusion.geometry import VideoShape, latent_shape
 from ltx_jax.errors import require
 from ltx_jax.parallel.mesh import MeshConfig, make_mesh
-from ltx_jax.pipelines.stages import decode_video
-
-PARTS = ("video_encoder", "video_decoder", "video_statistics")
 
 
 def evaluate_reconstruction(model: Bundle, folder: str | os.PathLike[str], windows: int = 4) -> dict[str, float]:
@@ -26,10 +24,10 @@ def evaluate_reconstruction(model: Bundle, folder: str | os.PathLike[str], windo
     require(windows >= 1, f"windows is {windows}, but must be at least 1.")
     size = model.release.sampling
     source = VideoSource(DataConfig(str(folder), size.num_frames, size.height, size.width, size.fps))
-    networks = modules(model.release, platform=jax.devices()[0].platform)
-    params = {part: model.params[part] for part in PARTS}
-    result = {}
-    with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
+    params = {part: model.params[part] for part in {*VIDEO_ENCODER, *VIDEO_DECODER}}
+    mesh, result = make_mesh(MeshConfig(), jax.devices()[:1]), {}
+    networks = networks_on(mesh, model.release)
+    with jax.set_mesh(mesh):
         rebuild = jax.jit(functools.partial(_rebuild, networks, model.release.video_vae.scale_factors, size.fps))
         for number, entry in enumerate(source.index.entries):
             video = np.stack([source.item(number, draw)["video"] for draw in range(windows)])
@@ -43,8 +41,10 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
     return float(10 * np.log10(255**2 / max(error, 1e-10)))
 
 
-def _rebuild(networks: Modules, factors: tuple[int, int, int], fps: float, params: dict, video: jax.Array) -> jax.Array:
+def _rebuild(
+    networks: Networks, factors: tuple[int, int, int], fps: float, params: dict, video: jax.Array
+) -> jax.Array:
     """Pixels uint8 (B, F, h, w, 3) through the autoencoder and back, as data preparation and sampling do it."""
     _, frames, height, width, _ = video.shape
-    tokens = video_tokens(networks, params, video.astype(np.float32) / 127.5 - 1)
+    tokens = video_tokens(networks, params, to_unit(video))
     return decode_video(networks, params, tokens, latent_shape(VideoShape(frames, height, width, fps), factors))

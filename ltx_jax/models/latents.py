@@ -5,6 +5,7 @@ a token (models/audio_vae/statistics.py lays those out as latents).
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,8 @@ Array = jax.Array
 Statistics = Mapping[str, Array]
 
 MIN_LOG_VARIANCE, MAX_LOG_VARIANCE = -30.0, 20.0
+# Autoencoders begin with latents of little noise: at variance one, noise hides what they have yet to learn.
+FIRST_LOG_VARIANCE = -6.0
 
 
 def clip_log_variance(log_variance: Array) -> Array:
@@ -49,3 +52,13 @@ def _of(latents: Array, statistics: Statistics) -> tuple[Array, Array]:
         f"The latents' statistics have the shapes {shapes}, which do not end {latents.shape}, that of the latents.",
     )
     return jnp.asarray(statistics["mean"], jnp.float32), jnp.asarray(statistics["std"], jnp.float32)
+
+
+def with_little_noise(encoder: dict[str, Any], channels: int) -> dict[str, Any]:
+    """Random parameters of an encoder whose last biases, means first, then log-variances, make latents of little noise.
+
+    channels: of the means.
+    """
+    last = encoder["conv_out"]
+    bias = last["bias"].at[channels:].set(FIRST_LOG_VARIANCE)
+    return encoder | {"conv_out": last | {"bias": bias}}

@@ -5,6 +5,8 @@ from ltx_jax.names import Name, linear
 
 Path = tuple[str, ...]
 
+TRANSFORMER_PREFIX = "model.diffusion_model."
+
 
 def attention_names(official: str, path: Path, gated: bool, layers: int | None = None) -> list[Name]:
     """Names of an `Attention`: `official` is its official name, `path` its place in our tree."""

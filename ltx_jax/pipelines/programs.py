@@ -10,19 +10,18 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from ltx_jax.bundle import Modules, abstract_weights
+from ltx_jax.bundle import Networks, abstract_weights
+from ltx_jax.codec import AUDIO_DECODER, VIDEO_DECODER, decode_audio, decode_video
 from ltx_jax.diffusion.sample import SamplerState, SamplingPlan, StreamState
 from ltx_jax.parallel import rules
 from ltx_jax.parallel.program import Program, batch_like, make_program, replicated_like
-from ltx_jax.pipelines.stages import decode_audio, decode_video, sample_steps
-from ltx_jax.releases import Release
+from ltx_jax.pipelines.stages import sample_steps
 
 Struct = jax.ShapeDtypeStruct
 
 
 def make_sample_program(
-    release: Release,
-    networks: Modules,
+    networks: Networks,
     state: SamplerState,
     plan: SamplingPlan,
     mesh: Mesh,
@@ -40,8 +39,8 @@ def make_sample_program(
 
     track = state.video or state.audio
     assert track is not None
-    params = abstract_weights(release, networks, ("transformer",), mesh, weights)
-    contexts = abstract_contexts(release, networks, track.clean.shape[0], mesh)
+    params = abstract_weights(networks, ("transformer",), mesh, weights)
+    contexts = abstract_contexts(networks, track.clean.shape[0], mesh)
     step = replicated_like(np.int32(0), mesh)
     out = jax.tree.map(lambda x: x.sharding, state)
     arguments = (state, params, contexts, replicated_like(plan, mesh), step, step)
@@ -49,32 +48,30 @@ def make_sample_program(
 
 
 def make_decode_video_program(
-    release: Release, networks: Modules, grid: tuple[int, int, int], tokens: Any, mesh: Mesh,
+    networks: Networks, grid: tuple[int, int, int], tokens: Any, mesh: Mesh,
     weights: Mapping[str, Any] | None = None,
 ) -> Program:  # fmt: skip
     """The video decoder (params, tokens (B, T, C)) -> uint8 pixels (B, F, h, w, 3). tokens: abstract."""
-    parts = ("video_decoder", "video_statistics")
-    params = abstract_weights(release, networks, parts, mesh, weights)
+    params = abstract_weights(networks, VIDEO_DECODER, mesh, weights)
     return make_program(lambda p, x: decode_video(networks, p, x, grid), (params, tokens), mesh)
 
 
 def make_decode_audio_program(
-    release: Release, networks: Modules, tokens: Any, mesh: Mesh, weights: Mapping[str, Any] | None = None
+    networks: Networks, tokens: Any, mesh: Mesh, weights: Mapping[str, Any] | None = None
 ) -> Program:
     """Audio decoder and vocoder (params, tokens (B, A, C)) -> waveform (B, 2, samples). tokens: abstract."""
-    parts = ("audio_decoder", "audio_statistics", "vocoder")
-    params = abstract_weights(release, networks, parts, mesh, weights)
+    params = abstract_weights(networks, AUDIO_DECODER, mesh, weights)
     return make_program(lambda p, x: decode_audio(networks, p, x), (params, tokens), mesh)
 
 
-def abstract_contexts(release: Release, networks: Modules, batch: int, mesh: Mesh) -> dict[str, tuple[Any, Any]]:
+def abstract_contexts(networks: Networks, batch: int, mesh: Mesh) -> dict[str, tuple[Any, Any]]:
     """Shapes and shardings of the positive and negative contexts, (B, S, E) of video and audio."""
-    transformer = networks["transformer"]
-    config, dtype = release.transformer, transformer.dtype  # type: ignore[attr-defined]
+    release, config = networks.release, networks.release.transformer
     own = config.caption_proj_before_connector
     widths = [config.stream(m).width if own else config.caption_channels for m in ("video", "audio")]
-    pair = tuple(batch_like(Struct((batch, release.text_length, width), dtype), mesh) for width in widths)  # type: ignore[arg-type]
-    return {"positive": pair, "negative": pair}  # type: ignore[return-value]
+    shapes = [Struct((batch, release.text_length, width or 0), networks.dtype) for width in widths]
+    pair = batch_like(tuple(shapes), mesh)
+    return {"positive": pair, "negative": pair}
 
 
 def abstract_state(state: SamplerState, mesh: Mesh, batch: int | None = None) -> SamplerState:

@@ -16,8 +16,9 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from ltx_jax.bundle import Bundle, Modules, modules, text_contexts, video_tokens
+from ltx_jax.bundle import Bundle, Networks, networks_on
 from ltx_jax.checkpoints.load import load_bundle
+from ltx_jax.codec import TEXT_ENCODER, VIDEO_ENCODER, text_contexts, to_unit, video_tokens
 from ltx_jax.diffusion import geometry, schedules
 from ltx_jax.diffusion.conditioning import LatentAtIndex, LatentState, add_state_noise, draw_noise
 from ltx_jax.diffusion.guidance import Guidance
@@ -74,7 +75,7 @@ def generate(
     bar = tqdm(total=total, desc="sampling", unit="step", disable=not progress)
     mesh = mesh or make_mesh(MeshConfig())
     with jax.set_mesh(mesh), bar:
-        networks = modules(bundle.release, dtype=dtype, platform=mesh.devices.flat[0].platform)
+        networks = networks_on(mesh, bundle.release, dtype)
         run = _Run(bundle, request, plan, networks, mesh)
         finished = [clip for i in range(0, len(clips), size) for clip in run.batch(clips[i : i + size], size, bar)]
     return finished
@@ -92,7 +93,7 @@ class _Loaded:
 class _Run:
     """One request on its way: compiled programs and what the batches share."""
 
-    def __init__(self, bundle: Bundle, request: Request, plan: SamplingPlan, networks: Modules, mesh: Mesh):
+    def __init__(self, bundle: Bundle, request: Request, plan: SamplingPlan, networks: Networks, mesh: Mesh):
         self.bundle, self.request, self.networks, self.mesh = bundle, request, networks, mesh
         self.shape = geometry.VideoShape(request.num_frames, request.height, request.width, request.fps)  # type: ignore[arg-type]
         self.grid = geometry.latent_shape(self.shape, bundle.release.video_vae.scale_factors)
@@ -107,7 +108,7 @@ class _Run:
     def load(self, name: str, make: Callable[..., Program], *arguments: Any, weights: int = 0) -> "_Loaded":
         """The program `name`, compiled at its first use; its weights are argument number `weights`."""
         if name not in self._programs:
-            program = make(self.bundle.release, self.networks, *arguments, self.mesh, self.bundle.params)
+            program = make(self.networks, *arguments, self.mesh, self.bundle.params)
             abstract = program.abstract_args[weights]
             placed = programs.put(self.params(*abstract), abstract)
             self._programs[name] = _Loaded(program.compile(), program.abstract_args, placed)
@@ -138,7 +139,7 @@ class _Run:
     def _contexts(self, prompts: list[str]) -> tuple[jax.Array, jax.Array]:
         assert self.bundle.tokenizer is not None
         ids, mask = self.bundle.tokenizer(prompts)
-        return self.encode_text(self.params("text", "connectors"), jnp.asarray(ids), jnp.asarray(mask))
+        return self.encode_text(self.params(*TEXT_ENCODER), jnp.asarray(ids), jnp.asarray(mask))
 
     def _state(self, numbers: list[int]) -> SamplerState:
         release, size = self.bundle.release, len(numbers)
@@ -150,8 +151,8 @@ class _Run:
         if self.request.image is None:
             return state
         pixels = read_image(self.request.image, self.shape.height, self.shape.width)  # uint8 (h, w, 3)
-        pixels = jnp.asarray(pixels, jnp.float32)[None, None] / 127.5 - 1
-        first = self.encode_video(self.params("video_encoder", "video_statistics"), pixels)  # (1, H*W, C)
+        pixels = to_unit(pixels)[None, None]
+        first = self.encode_video(self.params(*VIDEO_ENCODER), pixels)  # (1, H*W, C)
         held = jnp.repeat(first, state.latent.shape[0], axis=0)
         return LatentAtIndex(held, strength=self.request.image_strength).apply(state)
 

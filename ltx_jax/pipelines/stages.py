@@ -1,4 +1,4 @@
-"""The compiled stages of a generation after the encoders: sampling and decoding, pure functions of arrays.
+"""The compiled sampling of a generation as a pure function of arrays.
 
 Letters: B clips, S text tokens, E width of a text context, T video tokens, A audio tokens, C channels.
 """
@@ -9,11 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ltx_jax.bundle import Modules
-from ltx_jax.diffusion.geometry import unpatchify_audio, unpatchify_video
+from ltx_jax.bundle import Networks
 from ltx_jax.diffusion.sample import PredictVelocity, SamplerState, SamplingPlan, run
-from ltx_jax.models import latents as video_statistics
-from ltx_jax.models.audio_vae import statistics as audio_statistics
 from ltx_jax.streams import Context, Stream
 
 Array = jax.Array
@@ -21,10 +18,10 @@ Contexts = dict[str, tuple[Array, Array]]  # "positive", "negative" -> (video, a
 
 
 def velocity_predictor(
-    modules: Modules, params: dict[str, Any], contexts: Contexts, plan: SamplingPlan
+    networks: Networks, params: dict[str, Any], contexts: Contexts, plan: SamplingPlan
 ) -> PredictVelocity:
     """The transformer as the sampler wants it: contexts bound, one row group per guidance pass."""
-    transformer = modules["transformer"]
+    transformer = networks["transformer"]
 
     def predict(video: Stream | None, audio: Stream | None, names: tuple[str, ...]) -> Any:
         sides = ["negative" if name == "uncond" else "positive" for name in names]
@@ -38,7 +35,7 @@ def velocity_predictor(
 
 
 def sample_steps(
-    modules: Modules,
+    networks: Networks,
     params: dict[str, Any],
     contexts: Contexts,
     state: SamplerState,
@@ -47,21 +44,4 @@ def sample_steps(
     stop: Array,
 ) -> SamplerState:
     """Steps [start, stop) of the sampler as one program; the bounds are traced."""
-    return run(velocity_predictor(modules, params, contexts, plan), state, plan, start, stop)
-
-
-def decode_video(modules: Modules, params: dict[str, Any], tokens: Array, grid: tuple[int, int, int]) -> Array:
-    """uint8 pixels (B, F, h, w, 3) of normalised latent tokens (B, T, C) on the latent `grid`; padding is cut."""
-    latents = unpatchify_video(tokens[:, : grid[0] * grid[1] * grid[2]], *grid)
-    latents = video_statistics.denormalize(latents, params["video_statistics"])
-    pixels: Any = modules["video_decoder"].apply({"params": params["video_decoder"]}, latents)
-    return jnp.round(jnp.clip((pixels + 1) * 127.5, 0, 255)).astype(jnp.uint8)
-
-
-def decode_audio(modules: Modules, params: dict[str, Any], tokens: Array) -> Array:
-    """Waveform (B, 2, samples) float32 in [-1, 1] of normalised audio tokens (B, A, C)."""
-    decoder = modules["audio_decoder"]
-    latents = unpatchify_audio(tokens, decoder.config.z_channels)  # type: ignore[attr-defined]  # (B, A, f, Z)
-    latents = audio_statistics.denormalize(latents, params["audio_statistics"])
-    mel = decoder.apply({"params": params["audio_decoder"]}, latents)
-    return modules["vocoder"].apply({"params": params["vocoder"]}, mel).astype(jnp.float32)
+    return run(velocity_predictor(networks, params, contexts, plan), state, plan, start, stop)

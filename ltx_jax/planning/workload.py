@@ -7,10 +7,9 @@ import dataclasses
 from typing import Any, Literal, get_args
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from ltx_jax.bundle import Modules, modules
+from ltx_jax.bundle import Networks, networks_on
 from ltx_jax.diffusion import schedules
 from ltx_jax.diffusion.geometry import VideoShape, latent_shape
 from ltx_jax.diffusion.guidance import PASSES, Guidance
@@ -21,7 +20,7 @@ from ltx_jax.parallel.flops import jaxpr_flops
 from ltx_jax.parallel.program import Program
 from ltx_jax.pipelines import programs
 from ltx_jax.pipelines.states import empty_audio, empty_video, make_state
-from ltx_jax.training.config import DiTStage
+from ltx_jax.training.config import DiTStageConfig
 from ltx_jax.training.dit.objective import make_dit_program
 from ltx_jax.training.lora import LoRAConfig
 
@@ -71,17 +70,17 @@ def make_programs(experiment: Experiment, workload: Workload, mesh: Mesh) -> dic
     state = sampling_state(experiment, workload, mesh)
     if workload.mode == "sample":
         plan = sampling_plan(experiment, workload)
-        return {"sampling loop": programs.make_sample_program(release, networks, state, plan, mesh)}
+        return {"sampling loop": programs.make_sample_program(networks, state, plan, mesh)}
     grid = latent_shape(shape, release.video_vae.scale_factors)
     assert state.video is not None and state.audio is not None
     video, audio = state.video.stream.latent, state.audio.stream.latent
     return {
-        "video decoder": programs.make_decode_video_program(release, networks, grid, video, mesh),
-        "audio decoder": programs.make_decode_audio_program(release, networks, audio, mesh),
+        "video decoder": programs.make_decode_video_program(networks, grid, video, mesh),
+        "audio decoder": programs.make_decode_audio_program(networks, audio, mesh),
     }
 
 
-def training_stage(experiment: Experiment, workload: Workload, mesh: Mesh) -> DiTStage:
+def training_stage(experiment: Experiment, workload: Workload, mesh: Mesh) -> DiTStageConfig:
     """The config's stage with the workload's batch, and adapters where it asks for them."""
     stage = dataclasses.replace(experiment.training.dit, batch_size=workload.size(mesh))
     if workload.lora and stage.lora is None:
@@ -89,10 +88,9 @@ def training_stage(experiment: Experiment, workload: Workload, mesh: Mesh) -> Di
     return stage
 
 
-def sampling_networks(experiment: Experiment, workload: Workload, mesh: Mesh) -> Modules:
+def sampling_networks(experiment: Experiment, workload: Workload, mesh: Mesh) -> Networks:
     """The networks as the runner makes them, on weights of the workload's type."""
-    dtype = jnp.dtype(workload.dtype)
-    return modules(experiment.model, dtype=dtype, param_dtype=dtype, platform=mesh.devices.flat[0].platform)
+    return networks_on(mesh, experiment.model, workload.dtype, workload.dtype)
 
 
 def sampling_state(experiment: Experiment, workload: Workload, mesh: Mesh) -> SamplerState:

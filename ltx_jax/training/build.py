@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from ltx_jax.bundle import Modules, modules
+from ltx_jax.bundle import abstract_parts, initial_parts, networks_on
+from ltx_jax.codec import AUDIO_ENCODER, VIDEO_ENCODER
 from ltx_jax.config import to_mapping
 from ltx_jax.data.config import DataConfig
 from ltx_jax.data.encoded.mixture import Mixture
@@ -21,14 +22,14 @@ from ltx_jax.diffusion.geometry import VideoShape
 from ltx_jax.models.text.tokenizer import Tokenizer
 from ltx_jax.parallel.multihost import batch_share
 from ltx_jax.parallel.program import Program, batch_like, place, replicated
+from ltx_jax.parts import config_names
 from ltx_jax.releases import Release
 from ltx_jax.training.autoencoders import objectives as vae
 from ltx_jax.training.autoencoders.preview import audio_preview, video_preview
 from ltx_jax.training.config import DiTStageConfig, StageName, TrainingConfig
-from ltx_jax.training.dit.objective import trainable_parts
+from ltx_jax.training.dit.objective import DIT_PARTS, trainable_parts
 from ltx_jax.training.loop import Stage
 from ltx_jax.training.optimizer import make_optimizer
-from ltx_jax.training.parts import abstract_parts, initial_parts
 from ltx_jax.training.state import TrainState, initial_state
 from ltx_jax.training.step import make_train_program
 
@@ -36,11 +37,11 @@ Params = Mapping[str, Any]
 # (parameters of all parts by name, step, folder): writes samples of the model so far.
 SampleCallback = Callable[[dict[str, Any], int, Path], None]
 
-# The part configurations that a stage's weights depend on.
+# The configurations that a stage's weights depend on.
 DEPENDS: dict[StageName, tuple[str, ...]] = {
-    "video_vae": ("video_vae",),
-    "audio_vae": ("audio_vae", "vocoder"),
-    "dit": ("text", "connectors", "transformer", "video_vae", "audio_vae", "text_length"),
+    "video_vae": tuple(config_names(*vae.VIDEO_PARTS)),
+    "audio_vae": tuple(config_names(*vae.AUDIO_PARTS)),
+    "dit": (*config_names(*DIT_PARTS, *VIDEO_ENCODER, *AUDIO_ENCODER), "text_length"),
 }
 
 
@@ -77,11 +78,6 @@ class Setting:
         )  # fmt: skip
 
 
-def networks(release: Release, dtype: str, mesh: Mesh) -> Modules:
-    """The release's networks computing in `dtype`, in the form that suits the mesh's devices."""
-    return modules(release, dtype=jnp.dtype(dtype), platform=mesh.devices.flat[0].platform)
-
-
 def make_initializer(
     setting: Setting, program: Program, name: StageName, random: Callable[[], Params], start: Params | None
 ) -> Callable[[], TrainState]:
@@ -108,7 +104,7 @@ def make_initializer(
 def vae_stage(setting: Setting, name: StageName, start: Params | None) -> Stage:
     """The stage `video_vae` or `audio_vae`."""
     release, data, config = setting.release, setting.data, setting.config.stage(name)
-    nets = networks(release, config.dtype, setting.mesh)
+    nets = networks_on(setting.mesh, release, config.dtype)
     if name == "video_vae":
         vae.check_video_stage(release, config, data.frames)  # type: ignore[arg-type]
         objective, parts = vae.VideoVAEObjective(nets, config, setting.config.seed), vae.VIDEO_PARTS  # type: ignore[arg-type]
@@ -121,9 +117,9 @@ def vae_stage(setting: Setting, name: StageName, start: Params | None) -> Stage:
         preview = functools.partial(audio_preview, setting, nets)
     batch = {k: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype) for k, (shape, dtype) in shapes.items()}
     with jax.set_mesh(setting.mesh):
-        abstract, axes = abstract_parts(release, nets, parts)
+        abstract, axes = abstract_parts(nets, parts)
     program = make_train_program(objective, config, abstract, axes, {}, batch_like(batch, setting.mesh), setting.mesh)
-    random = lambda: initial_parts(release, nets, parts, setting.config.seed)
+    random = lambda: initial_parts(nets, parts, setting.config.seed)
     return Stage(
         name=name, config=config, program=program, frozen={},
         initialize=make_initializer(setting, program, name, random, start),
@@ -134,7 +130,7 @@ def vae_stage(setting: Setting, name: StageName, start: Params | None) -> Stage:
 
 def statistics(setting: Setting, name: StageName, stage: Stage, weights: Params) -> dict[str, np.ndarray]:
     """Mean and std of the latents that `weights` make of the first batches of the data."""
-    nets = networks(setting.release, stage.config.dtype, setting.mesh)
+    nets = networks_on(setting.mesh, setting.release, stage.config.dtype)
     moments = vae.video_moments if name == "video_vae" else vae.audio_moments
     measure = jax.jit(functools.partial(moments, nets), out_shardings=replicated(setting.mesh))
     abstract = stage.program.abstract_args[2]

@@ -8,17 +8,16 @@ from typing import Any
 
 import jax
 
-from ltx_jax.bundle import LazyParts, abstract_weights
+from ltx_jax.bundle import LazyParts, abstract_weights, networks_on
 from ltx_jax.checkpoints.load import load_bundle
 from ltx_jax.checkpoints.orbax import load_weights, stored_parts
 from ltx_jax.errors import UserError
 from ltx_jax.parallel.multihost import to_host
 from ltx_jax.parallel.program import with_shardings
 from ltx_jax.parallel.rules import param_shardings
-from ltx_jax.training.build import Setting, networks, stage_parts
+from ltx_jax.training.build import Setting, stage_parts
 from ltx_jax.training.config import STAGES, StageName
-from ltx_jax.training.dit.objective import abstract_trainable
-from ltx_jax.training.dit.stage import NETWORKS
+from ltx_jax.training.dit.objective import DIT_PARTS, abstract_trainable
 from ltx_jax.training.lora import PART as LORA
 from ltx_jax.training.record import check_config
 
@@ -101,7 +100,7 @@ class Weights:
 
     def _given(self, name: StageName) -> LazyParts | None:
         """Parameters of `init_from`, if it has them."""
-        parts = NETWORKS if name == "dit" else stage_parts(name, self._setting.config.dit)
+        parts = DIT_PARTS if name == "dit" else stage_parts(name, self._setting.config.dit)
         if self._model is not None:
             extra = (STATISTICS[name],) if name in STATISTICS else ()
             return _read_when_used(self._model.params, (*parts, *extra))
@@ -133,13 +132,13 @@ class Weights:
 
     def _load(self, folder: Path, part: str) -> Any:
         setting, mesh = self._setting, self._setting.mesh
-        nets = networks(setting.release, "float32", mesh)
+        nets = networks_on(mesh, setting.release)
         if part == LORA:
             with jax.set_mesh(mesh):
-                shapes, axes = abstract_trainable(setting.release, nets, setting.config.dit)
+                shapes, axes = abstract_trainable(nets, setting.config.dit)
             abstract = with_shardings(shapes, param_shardings(axes, shapes, mesh))
         else:
-            abstract = abstract_weights(setting.release, nets, (part,), mesh)
+            abstract = abstract_weights(nets, (part,), mesh)
         weights = load_weights(folder, {part: abstract[part]})[part]
         return weights if jax.process_count() == 1 else to_host(weights)  # a process can read its own shards alone
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import ltx_jax
-from ltx_jax.bundle import modules
+from ltx_jax.bundle import make_networks
 from ltx_jax.diffusion import schedules
 from ltx_jax.diffusion.conditioning import add_state_noise, draw_noise
 from ltx_jax.diffusion.geometry import VideoShape
@@ -27,7 +27,7 @@ def sampled():
     model = ltx_jax.load("toy")
     release = getattr(model, "bundle", model).release
     params = {"transformer": getattr(model, "bundle", model).params["transformer"]}
-    networks, config = modules(release, platform="cpu"), release.transformer
+    networks, config = make_networks(release, platform="cpu"), release.transformer
     keys = jax.random.split(jax.random.key(1), 2)
     noised = lambda state: add_state_noise(state, draw_noise(keys[:1], *state.latent.shape[1:]))
     shape = VideoShape(5, 16, 16, 8.0)

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ltx_jax.bundle import PARTS
+from ltx_jax.codec import AUDIO_DECODER, AUDIO_ENCODER, VIDEO_DECODER, VIDEO_ENCODER
 from ltx_jax.data.raw.source import open_source
 from ltx_jax.experiment import Experiment, experiment_config, toy_tokenizer
 from ltx_jax.parallel.mesh import MeshConfig, make_mesh
@@ -38,7 +38,8 @@ def first_steps(folder: Path, steps: int = STEPS) -> list[dict[str, float]]:
         experiment.model, training, experiment.data, mesh, open_source(experiment.data),
         toy_tokenizer(experiment.model.text_length), folder,
     )  # fmt: skip
-    encoders = {part: model.params[part] for part in PARTS if part.startswith(("video", "audio", "vocoder"))}
+    names = (*VIDEO_ENCODER, *VIDEO_DECODER, *AUDIO_ENCODER, *AUDIO_DECODER)
+    encoders = {part: model.params[part] for part in names}
     stage = dit_stage(setting, None, encoders)
     compiled, state, batches = stage.program.compile(), stage.initialize(), stage.batches()
     curve: list[dict[str, float]] = []

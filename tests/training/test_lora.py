@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tiny import tiny_release
 
-from ltx_jax.bundle import abstract_parts, modules
+from ltx_jax.bundle import abstract_parts, make_networks
 from ltx_jax.checkpoints.lora import save_lora
 from ltx_jax.errors import UserError
 from ltx_jax.models.layers import Linear, dropout
@@ -20,7 +20,7 @@ CONFIG = LoRAConfig(rank=4, alpha=2, target_modules=("attn1.to_q", "ff.net.2"))
 @pytest.fixture
 def shapes(mesh):
     release = tiny_release()
-    found, axes = abstract_parts(release, modules(release), ("transformer",))
+    found, axes = abstract_parts(make_networks(release), ("transformer",))
     return abstract_lora(CONFIG, release.transformer, found["transformer"], axes["transformer"])[0]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tiny import tiny_release
 
+from ltx_jax.bundle import initial_parts
 from ltx_jax.diffusion.geometry import VideoShape
 from ltx_jax.parallel.mesh import MeshConfig, make_mesh
 from ltx_jax.parallel.program import place
@@ -17,7 +18,6 @@ from ltx_jax.training.dit.inputs import abstract_batch, dit_tables
 from ltx_jax.training.dit.objective import frozen_parts, make_dit_objective, make_dit_program, trainable_parts
 from ltx_jax.training.lora import LoRAConfig, initial_lora
 from ltx_jax.training.modes import MODES
-from ltx_jax.training.parts import initial_parts
 
 SHAPE = VideoShape(
     5, 24, 40, 8.2
@@ -52,7 +52,7 @@ def loss_and_gradients(sizes, shape=SHAPE, config=CONFIG):
         program = make_dit_program(release, config, shape, mesh, seed=3)
         state, frozen_like, batch_like = program.abstract_args
         parts = [part for part in (*trainable_parts(config), *frozen_parts(config)) if part != "lora"]
-        params = jax.jit(functools.partial(initial_parts, release, objective.networks, parts, 0))()
+        params = jax.jit(functools.partial(initial_parts, objective.networks, parts, 0))()
         if config.lora is not None:
             params["lora"] = initial_lora(state.params["lora"], 0)
         # a young model answers nearly zero; give every weight a part in the loss

@@ -8,7 +8,7 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from ltx_jax.bundle import NETWORKS, Bundle, abstract_parts, modules
+from ltx_jax.bundle import Bundle, abstract_parts, make_networks
 from ltx_jax.checkpoints.save import save_bundle
 from ltx_jax.experiment import toy_tokenizer
 from ltx_jax.models.audio_vae.config import AudioVAEConfig, VocoderConfig
@@ -68,7 +68,8 @@ def save_tiny_model(folder: Path, seed: int = 0) -> Path:
     """Write a model of random weights into `folder`, and return it."""
     release = tiny_release()
     with jax.set_mesh(one_device()):
-        shapes, _ = abstract_parts(release, modules(release), NETWORKS)
+        networks = make_networks(release)
+        shapes, _ = abstract_parts(networks, list(networks.modules))
     rng = np.random.default_rng(seed)
 
     def draw(path, x):

@@ -11,26 +11,33 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 from jax.sharding import Mesh
 
-from ltx_jax.bundle import Bundle, LazyParts, Modules, abstract_weights, audio_tokens, modules, video_tokens
+from ltx_jax.bundle import Bundle, networks_on, place_parts
 from ltx_jax.checkpoints.load import load_bundle
+from ltx_jax.codec import (
+    AUDIO_ENCODER,
+    TEXT_ENCODER,
+    VIDEO_ENCODER,
+    audio_tokens,
+    text_features,
+    to_unit,
+    video_tokens,
+)
 from ltx_jax.config import to_mapping
 from ltx_jax.data.encoded.records import pack
 from ltx_jax.data.preparation.clips import Clip
 from ltx_jax.diffusion.geometry import audio_length
 from ltx_jax.errors import UserError, require
-from ltx_jax.models.text.features import stack_states
 from ltx_jax.parallel.mesh import MeshConfig, make_mesh
 from ltx_jax.parallel.program import batch_like, place
+from ltx_jax.parts import config_names
 from ltx_jax.releases import Release
 
-Array = jax.Array
-PARTS = ("text", "connectors", "video_encoder", "video_statistics", "audio_encoder", "audio_statistics")
-CONFIGS = ("text", "connectors", "video_vae", "audio_vae", "text_length")  # what records depend on
+PARTS = (*TEXT_ENCODER, *VIDEO_ENCODER, *AUDIO_ENCODER)
+CONFIGS = (*config_names(*PARTS), "text_length")  # what records depend on
 
 Encoded = list[bytes | str]  # per clip its record, or why there is none
 
@@ -76,12 +83,11 @@ class ClipEncoder:
         self.batch = batch
         self._mesh = mesh or make_mesh(MeshConfig())
         self._rows = filled(batch, self._mesh)
-        platform = self._mesh.devices.flat[0].platform
-        nets = modules(release, dtype=jnp.dtype(dtype), platform=platform)
-        nets["audio_encoder"] = modules(release, platform=platform)["audio_encoder"]
+        nets = networks_on(self._mesh, release, dtype)
+        nets = nets.replaced(audio_encoder=networks_on(self._mesh, release)["audio_encoder"])
         self._tokenizer = bundle.tokenizer
-        self._params = place_parts(release, nets, bundle.params, PARTS, self._mesh)
-        self._video = jax.jit(lambda params, video: video_tokens(nets, params, video.astype(jnp.float32) / 127.5 - 1))
+        self._params = place_parts(nets, bundle.params, PARTS, self._mesh)
+        self._video = jax.jit(lambda params, video: video_tokens(nets, params, to_unit(video)))
         self._audio = jax.jit(functools.partial(audio_tokens, nets), static_argnums=2)
         self._text = jax.jit(functools.partial(text_features, nets))
 
@@ -142,28 +148,6 @@ def filled(batch: int, mesh: Mesh) -> int:
     """`batch` rounded up to what the mesh's batch axes divide."""
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     return -(-batch // shards) * shards
-
-
-def place_parts(
-    release: Release, nets: Modules, params: Mapping[str, Any], parts: Sequence[str], mesh: Mesh
-) -> dict[str, Any]:
-    """`parts` of `params` on the devices of `mesh`, each sharded as the rules say, the statistics replicated.
-
-    What can be read again is let go of on the host as soon as it is placed.
-    """
-    abstract, placed = abstract_weights(release, nets, parts, mesh), {}
-    for part in parts:
-        placed[part] = jax.device_put(params[part], jax.tree.map(lambda x: x.sharding, abstract[part]))
-        if isinstance(params, LazyParts):
-            jax.block_until_ready(placed[part])
-            params.drop(part)
-    return placed
-
-
-def text_features(nets: Any, params: Any, ids: Array, mask: Array) -> tuple[Array, Array]:
-    """The feature extractor's output (B, S, E) and (B, S, E') for token ids and mask (B, S): before the connectors."""
-    states = stack_states(nets["text"].apply({"params": params["text"]}, ids, mask))  # (B, S, H, G)
-    return nets["connectors"].apply({"params": params["connectors"]}, states, mask, method="extract")
 
 
 def model_identity(bundle: Bundle) -> dict[str, str]:

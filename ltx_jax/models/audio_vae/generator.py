@@ -4,6 +4,7 @@ Signals are (B, L, C). Transposed convolutions run as an ordinary convolution th
 at once, so no inserted zero is multiplied.
 """
 
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from ltx_jax.models.audio_vae import filters
 from ltx_jax.models.audio_vae.config import GeneratorConfig
 from ltx_jax.models.audio_vae.layers import batch_sharded
+from ltx_jax.models.audio_vae.mel import LOG_FLOOR
 from ltx_jax.models.layers import partitioned
 
 Array = jax.Array
@@ -22,6 +24,8 @@ SLOPE = 0.1  # of every leaky ReLU but the last one of resblock "1", which is to
 LAST_SLOPE = 0.01
 ACTIVATION_RATIO, ACTIVATION_TAPS = 2, 12
 KERNEL_AXES = ("kernel", "conv_in", "conv_out")
+# A vocoder begins quiet: what is loud and wrong is unlearned first, and takes all that the random layers can say along.
+FIRST_LOUDNESS = 0.05
 
 
 class Conv1D(nn.Module):
@@ -162,3 +166,10 @@ def _bias(module: nn.Module) -> Array:
     features: int = module.features  # type: ignore[attr-defined]
     init = partitioned(nn.initializers.zeros, "conv_out")
     return module.param("bias", init, (features,), module.param_dtype)  # type: ignore[attr-defined]
+
+
+def quiet(params: dict[str, Any]) -> dict[str, Any]:
+    """Random parameters of a generator with a softer last layer, and a first one that turns silence into zeros."""
+    first, last = params["conv_pre"], params["conv_post"]
+    first = first | {"bias": -math.log(LOG_FLOOR) * jnp.sum(first["kernel"], (0, 1))}
+    return params | {"conv_pre": first, "conv_post": last | {"kernel": FIRST_LOUDNESS * last["kernel"]}}

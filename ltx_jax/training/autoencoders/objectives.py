@@ -13,9 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ltx_jax.bundle import Modules
+from ltx_jax.bundle import Networks
+from ltx_jax.codec import audio_means, to_unit, video_means
 from ltx_jax.diffusion.geometry import patchify_audio
 from ltx_jax.errors import require
+from ltx_jax.models.audio_vae.config import AudioVAEConfig
 from ltx_jax.models.audio_vae.mel import log_mel, stft_magnitude
 from ltx_jax.models.latents import clip_log_variance, sample_latents
 from ltx_jax.releases import Release
@@ -38,18 +40,17 @@ WAVEFORM_FLOOR = 1e-4  # mean square: what is quieter counts less
 class VideoVAEObjective:
     """Reconstruction of clips {"video": uint8 (B, F, h, w, 3)}."""
 
-    networks: Modules
+    networks: Networks
     config: VideoVAEStageConfig
     seed: int
 
     def __call__(self, params: Any, frozen: Any, batch: Batch, at: Array | Microbatch) -> tuple[Array, Metrics]:
         """The weighted loss, () float32, and its terms with the PSNR in dB."""
         del frozen
-        video = pixels(self._window(batch["video"], completed(at)))
-        mean, log_variance = self.networks["video_encoder"].apply({"params": params["video_encoder"]}, video)
+        video = to_unit(self._window(batch["video"], completed(at)))
+        mean, log_variance = self.networks.apply(params, "video_encoder", video)
         latents = reparameterize(mean, log_variance, sample_keys(self.seed, "video_vae", at, video.shape[0]))
-        output = self.networks["video_decoder"].apply({"params": params["video_decoder"]}, latents)
-        output = output.astype(jnp.float32)  # type: ignore[union-attr]
+        output = self.networks.apply(params, "video_decoder", latents).astype(jnp.float32)
         l1, gradient = jnp.mean(jnp.abs(output - video)), gradient_loss(output, video)
         kl = jnp.mean(kl_divergence(mean, log_variance))
         c, square = self.config, jnp.mean(jnp.square(output - video))
@@ -83,7 +84,7 @@ class AudioVAEObjective:
     The vocoder learns on random crops of the true log-mel. Clips without sound are in no loss.
     """
 
-    networks: Modules
+    networks: Networks
     config: AudioVAEStageConfig
     seed: int
 
@@ -93,12 +94,12 @@ class AudioVAEObjective:
         waveform, weight = batch["audio"], sample_weights(batch["has_audio"])
         whole = log_mel(waveform, self.audio)
         mel = self._window(whole, completed(at))
-        mean, log_variance = self.networks["audio_encoder"].apply({"params": params["audio_encoder"]}, mel)
+        mean, log_variance = self.networks.apply(params, "audio_encoder", mel)
         latents = reparameterize(mean, log_variance, sample_keys(self.seed, "audio_vae", at, mel.shape[0]))
-        output = self.networks["audio_decoder"].apply({"params": params["audio_decoder"]}, latents)
-        frames = min(output.shape[1], mel.shape[1])  # type: ignore[union-attr]
+        output = self.networks.apply(params, "audio_decoder", latents)
+        frames = min(output.shape[1], mel.shape[1])
         terms = {
-            "mel": per_sample(jnp.abs(output[:, :frames] - mel[:, :frames])),  # type: ignore[index]
+            "mel": per_sample(jnp.abs(output[:, :frames] - mel[:, :frames])),
             "kl": per_sample(kl_divergence(mean, log_variance)),
         } | self._vocoder_terms(params, waveform, whole, at)
         means = {name: jnp.sum(weight * jnp.where(weight > 0, term, 0)) for name, term in terms.items()}
@@ -110,9 +111,9 @@ class AudioVAEObjective:
         return sum((weights[n] * m for n, m in means.items()), jnp.float32(0)), means
 
     @property
-    def audio(self) -> Any:
+    def audio(self) -> AudioVAEConfig:
         """The configuration of the mel front end."""
-        return self.networks["audio_encoder"].config  # type: ignore[attr-defined]
+        return self.networks.release.audio_vae
 
     def _window(self, mel: Array, step: Array) -> Array:
         """The mel frames to train the autoencoder on, (B, window, bins, 2): one start for the whole batch."""
@@ -130,8 +131,7 @@ class AudioVAEObjective:
         cut = lambda x, start, size, axis: jax.lax.dynamic_slice_in_dim(x, start, size, axis)
         mel = jax.vmap(lambda x, s: cut(x, s, segment, 0))(mel, starts)  # (B, segment, bins, 2)
         truth = jax.vmap(lambda x, s: cut(x, s * hop, segment * hop, 1))(waveform, starts)  # (B, 2, segment * hop)
-        output = self.networks["vocoder"].apply({"params": params["vocoder"]}, mel)
-        output = output.astype(jnp.float32)  # type: ignore[union-attr]
+        output = self.networks.apply(params, "vocoder", mel).astype(jnp.float32)
         return {
             "vocoder_stft": stft_loss(output, truth),
             "vocoder_mel": per_sample(jnp.abs(log_mel(output, self.audio) - log_mel(truth, self.audio))),
@@ -161,11 +161,6 @@ def check_audio_stage(release: Release, config: AudioVAEStageConfig, samples: in
 
 
 # --- terms ----------------------------------------------------------------------------------------------------------
-
-
-def pixels(video: Array) -> Array:
-    """uint8 pixels as float32 in [-1, 1]."""
-    return video.astype(jnp.float32) / 127.5 - 1
 
 
 def reparameterize(mean: Array, log_variance: Array, keys: Array) -> Array:
@@ -245,16 +240,15 @@ def latent_statistics(
     return {"mean": np.asarray(mean, np.float32), "std": np.asarray(std, np.float32)}
 
 
-def video_moments(networks: Modules, params: Any, batch: Batch) -> tuple[Array, Array, Array]:
+def video_moments(networks: Networks, params: Any, batch: Batch) -> tuple[Array, Array, Array]:
     """Sums over the latent means of a batch, per channel."""
-    means, _ = networks["video_encoder"].apply({"params": params["video_encoder"]}, pixels(batch["video"]))
+    means = video_means(networks, params, to_unit(batch["video"]))
     return _sums(means.reshape(means.shape[0], -1, means.shape[-1]), jnp.ones(means.shape[:1]))
 
 
-def audio_moments(networks: Modules, params: Any, batch: Batch) -> tuple[Array, Array, Array]:
+def audio_moments(networks: Networks, params: Any, batch: Batch) -> tuple[Array, Array, Array]:
     """Sums over the latent means of the clips with sound, per feature of a token (width Z * f, channel-major)."""
-    encoder = networks["audio_encoder"]
-    means, _ = encoder.apply({"params": params["audio_encoder"]}, log_mel(batch["audio"], encoder.config))  # type: ignore
+    means = audio_means(networks, params, batch["audio"])
     return _sums(patchify_audio(means), batch["has_audio"].astype(jnp.float32))
 
 

@@ -7,47 +7,41 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ltx_jax.bundle import Modules
+from ltx_jax.bundle import Networks
+from ltx_jax.codec import audio_means, audio_waveform, decode_means, to_unit, video_means
 from ltx_jax.media.images import contact_sheet
 from ltx_jax.media.video import write_video
-from ltx_jax.models.audio_vae.mel import log_mel
 from ltx_jax.parallel.multihost import local_mesh
-from ltx_jax.training.autoencoders.objectives import pixels
 from ltx_jax.training.state import TrainState
 
 CLIPS = 4
 
 
-def video_preview(setting: Any, networks: Modules, state: TrainState, step: int, folder: Path) -> None:
+def video_preview(setting: Any, networks: Networks, state: TrainState, step: int, folder: Path) -> None:
     """Write step_N.mp4 and step_N.png: clips above, their reconstructions below."""
     clips = _first_clips(setting)
     video = np.stack([clip["video"] for clip in clips])
 
     def reconstruct(params: Any, video: jax.Array) -> jax.Array:
-        means, _ = networks["video_encoder"].apply({"params": params["video_encoder"]}, pixels(video))  # type: ignore
-        return networks["video_decoder"].apply({"params": params["video_decoder"]}, means)  # type: ignore
+        return decode_means(networks, params, video_means(networks, params, to_unit(video)))
 
     with jax.set_mesh(local_mesh(setting.mesh)):
-        output = np.asarray(jax.jit(reconstruct)(state.weights, jnp.asarray(video)), np.float32)
-    output = np.clip((output + 1) * 127.5, 0, 255).round().astype(np.uint8)
+        output = np.asarray(jax.jit(reconstruct)(state.weights, jnp.asarray(video)))
     rows = [np.concatenate(list(clips), axis=2) for clips in (video, output)]  # (F, h, CLIPS * w, 3)
     write_video(folder / f"step_{step:06d}.mp4", np.concatenate(rows, axis=1), setting.data.fps)
     contact_sheet([clip for pair in zip(video, output, strict=True) for clip in pair], folder / f"step_{step:06d}.png")
 
 
-def audio_preview(setting: Any, networks: Modules, state: TrainState, step: int, folder: Path) -> None:
+def audio_preview(setting: Any, networks: Networks, state: TrainState, step: int, folder: Path) -> None:
     """Write step_N_K.mp4: the pictures of clip K with its sound after encoder, decoder and vocoder."""
     clips = _first_clips(setting)
     audio = np.stack([clip["audio"] for clip in clips])
 
     def reconstruct(params: Any, audio: jax.Array) -> jax.Array:
-        config = networks["audio_encoder"].config  # type: ignore[attr-defined]
-        means, _ = networks["audio_encoder"].apply({"params": params["audio_encoder"]}, log_mel(audio, config))  # type: ignore
-        mel = networks["audio_decoder"].apply({"params": params["audio_decoder"]}, means)
-        return networks["vocoder"].apply({"params": params["vocoder"]}, mel)  # type: ignore[return-value]
+        return audio_waveform(networks, params, audio_means(networks, params, audio))
 
     with jax.set_mesh(local_mesh(setting.mesh)):
-        output = np.asarray(jax.jit(reconstruct)(state.weights, jnp.asarray(audio)), np.float32)
+        output = np.asarray(jax.jit(reconstruct)(state.weights, jnp.asarray(audio)))
     for i, clip in enumerate(clips):
         path = folder / f"step_{step:06d}_{i + 1}.mp4"
         write_video(path, clip["video"], setting.data.fps, output[i], setting.data.sample_rate)

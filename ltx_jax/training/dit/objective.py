@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from ltx_jax.bundle import Modules, modules, text_contexts
+from ltx_jax.bundle import Networks, abstract_parts, make_networks
+from ltx_jax.codec import TEXT_ENCODER, text_contexts
 from ltx_jax.diffusion.conditioning import select_frames
 from ltx_jax.diffusion.geometry import VideoShape
 from ltx_jax.parallel.program import Program, batch_like, replicated_like, with_shardings
@@ -25,10 +26,10 @@ from ltx_jax.training.dit.noise import Draws, NoisyStream, choose, draw, draw_ma
 from ltx_jax.training.lora import PART as LORA
 from ltx_jax.training.lora import abstract_lora, scaled, with_dropout
 from ltx_jax.training.modes import Mode, WeightedMode, fit_mode
-from ltx_jax.training.parts import abstract_parts
 from ltx_jax.training.step import Metrics, make_train_program, sample_keys
 
 Array = jax.Array
+DIT_PARTS = ("transformer", *TEXT_ENCODER)  # what the stage may train
 Batch = dict[str, Array]
 
 
@@ -43,7 +44,7 @@ class DiTObjective:
     of the empty caption, without the axis B. shares: the modes, of which every sample draws one.
     """
 
-    networks: Modules
+    networks: Networks
     config: DiTStageConfig
     shares: tuple[WeightedMode, ...]
     sizes: ClipSizes
@@ -133,7 +134,7 @@ class DiTObjective:
             return None
         both = (video.present & audio.present).astype(jnp.float32)  # (B,)
         rows = jnp.stack([jnp.ones_like(both), jnp.ones_like(both), both, both])  # (4, B)
-        layers = self.networks["transformer"].config.num_layers  # type: ignore[attr-defined]
+        layers = self.networks.release.transformer.num_layers
         return jnp.broadcast_to(rows[:, None], (4, layers, both.shape[0]))
 
     def _drop_captions(self, batch: Batch, empty: Batch, step: Array) -> Batch:
@@ -152,7 +153,7 @@ class DiTObjective:
         if "text_ids" in text:
             return text_contexts(self.networks, parts, text["text_ids"], text["text_mask"])
         features = (text["video_features"], text["audio_features"], text["text_mask"])
-        return self.networks["connectors"].apply({"params": parts["connectors"]}, *features, method="connect")  # type: ignore
+        return self.networks.apply(parts, "connectors", *features, method="connect")
 
     def _video_stream(self, noisy: NoisyStream, tables: dict[str, Rotary]) -> Stream:
         """The video stream, padded at its tail so that the mesh's context axis divides it."""
@@ -210,8 +211,8 @@ def make_dit_objective(
     release: Release, config: DiTStageConfig, shape: VideoShape, mesh: Mesh, seed: int
 ) -> DiTObjective:
     """The objective for clips of one shape."""
-    networks = modules(release, dtype=jnp.dtype(config.dtype))
-    networks["transformer"] = networks["transformer"].clone(remat=config.remat)
+    networks = make_networks(release, dtype=jnp.dtype(config.dtype))
+    networks = networks.replaced(transformer=networks["transformer"].clone(remat=config.remat))
     sizes = clip_sizes(release, config, shape, mesh.shape["context"])
     fit = lambda mode: fit_mode(mode, sizes.grids, sizes.cell, config.temporal_boundary, config.spatial_region)
     shares = tuple(dataclasses.replace(share, mode=fit(share.mode)) for share in config.mixture())
@@ -222,7 +223,7 @@ def trainable_parts(config: DiTStageConfig) -> tuple[str, ...]:
     """Names of the parts that the stage trains."""
     if config.lora is not None:
         return (LORA,)
-    return ("transformer", "text", "connectors") if config.train_text else ("transformer",)
+    return DIT_PARTS if config.train_text else DIT_PARTS[:1]
 
 
 def frozen_parts(config: DiTStageConfig) -> tuple[str, ...]:
@@ -231,14 +232,12 @@ def frozen_parts(config: DiTStageConfig) -> tuple[str, ...]:
     return frozen if config.train_text else (*frozen, "connectors")
 
 
-def abstract_trainable(
-    release: Release, networks: Modules, config: DiTStageConfig
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def abstract_trainable(networks: Networks, config: DiTStageConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     """Shapes and logical axes of the trainable parameters, by part. A mesh must be set."""
     if config.lora is None:
-        return abstract_parts(release, networks, trainable_parts(config))
-    shapes, axes = abstract_parts(release, networks, ("transformer",))
-    pair = abstract_lora(config.lora, release.transformer, shapes["transformer"], axes["transformer"])
+        return abstract_parts(networks, trainable_parts(config))
+    shapes, axes = abstract_parts(networks, ("transformer",))
+    pair = abstract_lora(config.lora, networks.release.transformer, shapes["transformer"], axes["transformer"])
     return {LORA: pair[0]}, {LORA: pair[1]}
 
 
@@ -249,8 +248,8 @@ def make_dit_program(release: Release, config: DiTStageConfig, shape: VideoShape
     """
     objective = make_dit_objective(release, config, shape, mesh, seed)
     with jax.set_mesh(mesh):
-        shapes, axes = abstract_trainable(release, objective.networks, config)
-        fixed, fixed_axes = abstract_parts(release, objective.networks, frozen_parts(config))
+        shapes, axes = abstract_trainable(objective.networks, config)
+        fixed, fixed_axes = abstract_parts(objective.networks, frozen_parts(config))
     dtype = jnp.dtype(config.dtype)
     fixed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), fixed)
     batch, empty = abstract_batch(release, objective.sizes, config)

@@ -10,11 +10,20 @@ from typing import Any
 import jax
 import numpy as np
 
-from ltx_jax.bundle import LazyParts, audio_tokens, video_tokens
+from ltx_jax.bundle import LazyParts, initial_parts, networks_on, place_parts
 from ltx_jax.checkpoints.lora import merge_lora
+from ltx_jax.codec import (
+    AUDIO_ENCODER,
+    TEXT_ENCODER,
+    VIDEO_ENCODER,
+    audio_tokens,
+    text_features,
+    to_unit,
+    video_tokens,
+)
 from ltx_jax.data.encoded.features import TextFeatures, WithFeatures, encode_captions, store_captions
 from ltx_jax.data.encoded.latents import LatentStore, encode_clips
-from ltx_jax.data.preparation.encode import filled, place_parts, text_features
+from ltx_jax.data.preparation.encode import filled
 from ltx_jax.data.raw.item import Source
 from ltx_jax.data.raw.references import ReferenceSource, WithReferences, reference_folder
 from ltx_jax.errors import require
@@ -22,8 +31,7 @@ from ltx_jax.models.text.tokenizer import Tokenizer
 from ltx_jax.names.dit import dit_names
 from ltx_jax.parallel.multihost import first_then_all, local_mesh
 from ltx_jax.parallel.program import batch_like, place
-from ltx_jax.training.autoencoders import objectives as vae
-from ltx_jax.training.build import Params, Setting, make_initializer, networks
+from ltx_jax.training.build import Params, Setting, make_initializer
 from ltx_jax.training.config import DiTStageConfig, ReferenceConfig
 from ltx_jax.training.dit.inputs import abstract_batch, dit_tables
 from ltx_jax.training.dit.objective import (
@@ -37,16 +45,13 @@ from ltx_jax.training.dit.objective import (
 from ltx_jax.training.loop import Stage
 from ltx_jax.training.lora import PART as LORA
 from ltx_jax.training.lora import initial_lora, loaded_lora
-from ltx_jax.training.parts import initial_parts
 from ltx_jax.training.record import base_record
-
-NETWORKS = ("transformer", "text", "connectors")  # what a trained model must bring where a part of it stays frozen
 
 
 def dit_stage(setting: Setting, start: Params | None, encoders: Params) -> Stage:
     """The stage `dit`. encoders: the trained autoencoders' parameters; clips and captions are encoded here, once.
 
-    start: parameters of NETWORKS to start from, or None for random ones. Raises UserError where a frozen part is
+    start: parameters of DIT_PARTS to start from, or None for random ones. Raises UserError where a frozen part is
     missing.
     """
     release, config, mesh, seed = setting.release, setting.config.dit, setting.mesh, setting.config.seed
@@ -86,9 +91,9 @@ def first_values(
     parts = trainable_parts(config)
     if config.lora is None:
         given = None if start is None else {part: start[part] for part in parts}
-        return (lambda: initial_parts(release, objective.networks, parts, seed)), given
+        return (lambda: initial_parts(objective.networks, parts, seed)), given
     with jax.set_mesh(setting.mesh):
-        shapes, _ = abstract_trainable(release, objective.networks, config)
+        shapes, _ = abstract_trainable(objective.networks, config)
     load = functools.partial(loaded_lora, config.lora, release.transformer, shapes[LORA], seed)
     given = LazyParts({LORA: load}) if config.lora.init else None  # a run that goes on needs the file no more
     return (lambda: {LORA: initial_lora(shapes[LORA], seed)}), given
@@ -131,16 +136,16 @@ def clip_rows(
         ids, mask = tokenizer([""])
         return rows, {"text_ids": ids[0], "text_mask": mask[0]}
     assert start is not None
-    features = caption_features(setting, store, {part: start[part] for part in ("text", "connectors")})
+    features = caption_features(setting, store, {part: start[part] for part in TEXT_ENCODER})
     return WithFeatures(rows, features), features[""]
 
 
 def caption_features(setting: Setting, store: LatentStore, params: Params) -> TextFeatures:
     """The features of all captions of the store, made by the frozen text encoder and kept beside the clips."""
     mesh, tokenizer = local_mesh(setting.mesh, spread=True), setting.tokenizer
-    nets = networks(setting.release, "float32", mesh)
+    nets = networks_on(mesh, setting.release)
     run = jax.jit(functools.partial(text_features, nets))
-    placed_params = functools.cache(lambda: place_parts(setting.release, nets, params, tuple(params), mesh))
+    placed_params = functools.cache(lambda: place_parts(nets, params, tuple(params), mesh))
 
     def encode_text(captions: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         assert tokenizer is not None
@@ -181,8 +186,8 @@ def encode(
     Of several processes the first one encodes, into a folder that all see.
     """
     mesh = local_mesh(setting.mesh, spread=True)
-    nets = networks(setting.release, "float32", mesh)
-    pixels = lambda params, video: video_tokens(nets, params, vae.pixels(video))
+    nets = networks_on(mesh, setting.release)
+    pixels = lambda params, video: video_tokens(nets, params, to_unit(video))
     sound = lambda params, waveform: audio_tokens(nets, params, waveform, length)
     encode_video, encode_audio = jax.jit(pixels), jax.jit(sound)
 
@@ -193,8 +198,7 @@ def encode(
             tokens = encode_video(encoders, placed["video"]), encode_audio(encoders, placed["audio"])
         return np.asarray(tokens[0]), np.asarray(tokens[1])
 
-    names = ("video_encoder", "video_statistics", "audio_encoder", "audio_statistics")
-    encoders = {name: encoders[name] for name in names}
+    encoders = {name: encoders[name] for name in (*VIDEO_ENCODER, *AUDIO_ENCODER)}
     clips = setting.config.dit.clips
     fingerprint = f"{source.fingerprint} {checksum(encoders)} {clips}"
     rows = filled(batch, mesh)

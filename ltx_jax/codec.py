@@ -1,0 +1,108 @@
+"""Text, pixels and sound to tokens and back: every journey through the encoders and decoders is written here, once.
+
+Pure functions of arrays, given a model's networks and its parameters by part. Letters: B clips, F/h/w frames and
+pixels, T video tokens, A audio tokens, S text tokens, C channels, E width of text features, Z audio channels, f bins.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ltx_jax.bundle import Networks
+from ltx_jax.diffusion.geometry import patchify_audio, patchify_video, unpatchify_audio, unpatchify_video
+from ltx_jax.models import latents as video_statistics
+from ltx_jax.models.audio_vae import statistics as audio_statistics
+from ltx_jax.models.audio_vae.mel import log_mel
+from ltx_jax.models.text.features import stack_states
+
+Array = jax.Array
+Params = Mapping[str, Any]
+
+# Parts that each journey reads.
+TEXT_ENCODER = ("text", "connectors")
+VIDEO_ENCODER = ("video_encoder", "video_statistics")
+AUDIO_ENCODER = ("audio_encoder", "audio_statistics")
+VIDEO_DECODER = ("video_decoder", "video_statistics")
+AUDIO_DECODER = ("audio_decoder", "audio_statistics", "vocoder")
+
+
+# --- pixels ---------------------------------------------------------------------------------------------------------
+
+
+def to_unit(pixels: Any) -> Array:
+    """uint8 pixels as the networks see them: float32 in [-1, 1]."""
+    return jnp.asarray(pixels, jnp.float32) / 127.5 - 1
+
+
+def to_uint8(video: Any) -> Array:
+    """The inverse of `to_unit`; what lies outside is cut off."""
+    return jnp.round(jnp.clip((jnp.asarray(video, jnp.float32) + 1) * 127.5, 0, 255)).astype(jnp.uint8)
+
+
+# --- text -----------------------------------------------------------------------------------------------------------
+
+
+def text_features(networks: Networks, params: Params, ids: Array, mask: Array) -> tuple[Array, Array]:
+    """The feature extractor's output (B, S, E) and (B, S, E') for token ids and mask (B, S): before the connectors."""
+    states = stack_states(networks.apply(params, "text", ids, mask))  # (L+1, B, S, D) -> (B, S, D, L+1)
+    return networks.apply(params, "connectors", states, mask, method="extract")
+
+
+def text_contexts(networks: Networks, params: Params, ids: Array, mask: Array) -> tuple[Array, Array]:
+    """Video and audio contexts (B, S, E) of token ids and mask (B, S) int32 (spec gemma.md 1, transformer.md 12)."""
+    hidden = networks.apply(params, "text", ids, mask)  # (L+1, B, S, D)
+    return networks.apply(params, "connectors", stack_states(hidden), mask)
+
+
+# --- video ----------------------------------------------------------------------------------------------------------
+
+
+def video_means(networks: Networks, params: Params, video: Array) -> Array:
+    """Mean latents (B, F', H, W, C), not normalised, of pixels (B, F, h, w, 3) in [-1, 1]."""
+    return networks.apply(params, "video_encoder", video)[0]
+
+
+def video_tokens(networks: Networks, params: Params, video: Array) -> Array:
+    """Normalised latent tokens (B, T, C) of pixels (B, F, h, w, 3) in [-1, 1] (spec video_vae.md 2, 4)."""
+    return patchify_video(video_statistics.normalize(video_means(networks, params, video), params["video_statistics"]))
+
+
+def decode_means(networks: Networks, params: Params, latents: Array) -> Array:
+    """uint8 pixels (B, F, h, w, 3) of latents (B, F', H, W, C) that are not normalised."""
+    return to_uint8(networks.apply(params, "video_decoder", latents))
+
+
+def decode_video(networks: Networks, params: Params, tokens: Array, grid: tuple[int, int, int]) -> Array:
+    """uint8 pixels (B, F, h, w, 3) of normalised latent tokens (B, T, C) on the latent `grid`; padding is cut."""
+    latents = unpatchify_video(tokens[:, : grid[0] * grid[1] * grid[2]], *grid)
+    return decode_means(networks, params, video_statistics.denormalize(latents, params["video_statistics"]))
+
+
+# --- sound ----------------------------------------------------------------------------------------------------------
+
+
+def audio_means(networks: Networks, params: Params, waveform: Array) -> Array:
+    """Mean latents (B, A, f, Z), not normalised, of a waveform (B, 2, L) at the VAE's rate."""
+    return networks.apply(params, "audio_encoder", log_mel(waveform, networks.release.audio_vae))[0]
+
+
+def audio_tokens(networks: Networks, params: Params, waveform: Array, length: int) -> Array:
+    """Normalised audio tokens (B, length, Z * f) of a waveform (B, 2, L) at the VAE's rate (spec audio_vae.md 2, 5).
+
+    Too many are cut; missing ones are zeros, as the published pre-processing does.
+    """
+    latents = audio_statistics.normalize(audio_means(networks, params, waveform), params["audio_statistics"])
+    return patchify_audio(audio_statistics.fit_length(latents, length))
+
+
+def audio_waveform(networks: Networks, params: Params, latents: Array) -> Array:
+    """Waveform (B, 2, samples) float32 in [-1, 1] of latents (B, A, f, Z) that are not normalised."""
+    return networks.apply(params, "vocoder", networks.apply(params, "audio_decoder", latents)).astype(jnp.float32)
+
+
+def decode_audio(networks: Networks, params: Params, tokens: Array) -> Array:
+    """Waveform (B, 2, samples) float32 in [-1, 1] of normalised audio tokens (B, A, C)."""
+    latents = unpatchify_audio(tokens, networks.release.audio_vae.z_channels)  # (B, A, f, Z)
+    return audio_waveform(networks, params, audio_statistics.denormalize(latents, params["audio_statistics"]))
