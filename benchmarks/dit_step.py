@@ -5,8 +5,9 @@
     python benchmarks/dit_step.py --aot=v6e:2x4 --json   # 48 layers, bfloat16: bytes per chip and compile time
 
 On a CPU with the extra `parity` installed the PyTorch implementation of diffusers runs beside ours on the same weights
-and inputs, in turns; times are the least of `--repeats`, of the clock and (cpu) of all threads together, which says
-more where the machine is shared. The share of the peak is of the data sheet, on a CPU of its own matrix product.
+and inputs, in turns; times are medians of `--repeats`, of the clock and (cpu) of all threads together, which says
+more where the machine is shared; a ratio is the median of the turns' ratios. The share of the peak is of the data
+sheet, on a CPU of its own matrix product.
 """
 
 import dataclasses
@@ -176,14 +177,17 @@ def measure(case: Case, repeats: int, torch: bool) -> list[dict[str, Any]]:
         compiled = program.compile()
         ours = lambda compiled=compiled: jax.block_until_ready(compiled(*placed))
         theirs = None if rival is None else (rival.forward if name == "forward" else rival.gradient)
-        (seconds, busy), (other, other_busy) = _least(ours, theirs, repeats)
+        times = _turns(ours, theirs, repeats)
+        seconds, busy = np.median(times[0], axis=0)
         flops = _flops(case, mesh, gradient=name != "forward")
         memory = compiled.memory_analysis()
         row = {"pass": name, "ms": seconds * 1e3, "tflops": flops / seconds / 1e12, "mfu": flops / seconds / peak}
         row["memory_gb"] = (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 1e9
         if rival is not None:
-            row |= {"pytorch_ms": other * 1e3, "ratio": other / seconds}
-            row |= {"cpu_ms": busy * 1e3, "pytorch_cpu_ms": other_busy * 1e3, "cpu_ratio": other_busy / busy}
+            other, other_busy = np.median(times[1], axis=0)
+            ratio, cpu_ratio = np.median(times[1] / times[0], axis=0)
+            row |= {"pytorch_ms": other * 1e3, "ratio": ratio}
+            row |= {"cpu_ms": busy * 1e3, "pytorch_cpu_ms": other_busy * 1e3, "cpu_ratio": cpu_ratio}
             if name == "forward":
                 row["difference"] = rival.difference(ours())
         rows.append(row)
@@ -209,18 +213,16 @@ def _random_params(abstract: Any) -> Any:
     return jax.tree_util.tree_map_with_path(leaf, abstract)
 
 
-def _least(ours: Callable[[], Any], theirs: Callable[[], Any] | None, repeats: int) -> list[tuple[float, float]]:
-    """The least seconds of each, of the clock and of all its threads; run in turns after a first call that is free."""
-    best = [(np.inf, np.inf), (np.inf, np.inf)]
+def _turns(ours: Callable[[], Any], theirs: Callable[[], Any] | None, repeats: int) -> list[np.ndarray]:
+    """Seconds of each, (repeats, 2): of the clock and of all threads. Run in turns, after a first call that is free."""
+    calls = [call for call in (ours, theirs) if call is not None]
+    times = np.zeros((len(calls), repeats + 1, 2))
     for turn in range(repeats + 1):
-        for i, call in enumerate((ours, theirs)):
-            if call is not None:
-                start, cpu = time.perf_counter(), time.process_time()
-                call()
-                spent = (time.perf_counter() - start, time.process_time() - cpu)
-                if turn:
-                    best[i] = (min(best[i][0], spent[0]), min(best[i][1], spent[1]))
-    return best
+        for i, call in enumerate(calls):
+            start, cpu = time.perf_counter(), time.process_time()
+            call()
+            times[i, turn] = time.perf_counter() - start, time.process_time() - cpu
+    return list(times[:, 1:])
 
 
 def _peak(mesh: Mesh) -> float:
@@ -234,7 +236,7 @@ def _peak(mesh: Mesh) -> float:
         raise UserError(f"The peak of '{device.device_kind}' is not known; add it to planning/topology.py.")
     x = jnp.ones((3072, 3072), jnp.float32)
     product = jax.jit(jnp.matmul)
-    seconds = _least(lambda: product(x, x).block_until_ready(), None, 5)[0][0]
+    seconds = np.median(_turns(lambda: product(x, x).block_until_ready(), None, 5)[0], axis=0)[0]
     return 2 * 3072**3 / seconds
 
 
@@ -267,7 +269,7 @@ def main() -> None:
     flags.DEFINE_integer("batch", None, "Samples.")
     flags.DEFINE_string("dtype", None, "Of weights and compute (default: float32 on a CPU, else bfloat16).")
     flags.DEFINE_string("remat", None, "What the backward pass recomputes (default: none; dots at toy width on a CPU).")
-    flags.DEFINE_integer("repeats", 5, "Timed runs; the least counts.")
+    flags.DEFINE_integer("repeats", 5, "Timed runs; their median counts.")
     flags.DEFINE_bool("torch", None, "Run PyTorch's beside it (default: on a CPU where diffusers is installed).")
     cli.run(_run, __doc__ or "")
 
