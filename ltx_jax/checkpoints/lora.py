@@ -1,4 +1,4 @@
-"""LoRA files: reading every usual spelling, writing the official one, merging into weights (spec transformer.md 14).
+"""LoRA: the collection of adapters and its official file, and merging into weights (spec transformer.md 14).
 
 An adapter of a linear layer with the official weight W (out, in) is a pair A (rank, in), B (out, rank), and stands for
 W + B A. In our trees it is the collection `lora`, which has the paths of `params` with leaves `a` (in, rank) and `b`
@@ -8,7 +8,6 @@ W + B A. In our trees it is the collection `lora`, which has the paths of `param
 import dataclasses
 import os
 import re
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,29 +15,16 @@ import ml_dtypes
 import numpy as np
 
 from ltx_jax.bundle import Bundle
-from ltx_jax.checkpoints.safetensors import SafetensorsFile, write_safetensors
+from ltx_jax.checkpoints.lora_files import Adapter, Pair, adapter_pairs, listed, load_lora
+from ltx_jax.checkpoints.safetensors import write_safetensors
 from ltx_jax.errors import UserError, require
 from ltx_jax.names import Name
-from ltx_jax.names.diffusers import official_module
 from ltx_jax.names.dit import TRANSFORMER_PREFIX
+from ltx_jax.parallel.multihost import say
 from ltx_jax.parts import find_part
 
 PREFIX = "diffusion_model."
 ADAPTED_PARTS = ("transformer", "connectors")  # parts that a LoRA file may speak of
-_KEY = re.compile(
-    r"(?:model\.diffusion_model\.|diffusion_model\.|transformer\.)?(?P<module>.+?)"
-    r"(?:\.lora_(?P<letter>[AB])(?:\.default)?\.weight|\.lora[_.](?P<way>down|up)\.weight|\.(?P<alpha>alpha))"
-)
-
-Pair = tuple[np.ndarray, np.ndarray]  # A (rank, in), B (out, rank)
-
-
-@dataclasses.dataclass(frozen=True)
-class Adapter:
-    """What a LoRA file holds: pairs by official module name (without prefix), and its metadata."""
-
-    pairs: dict[str, Pair]
-    metadata: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 # --- modules --------------------------------------------------------------------------------------------------------
@@ -54,56 +40,23 @@ def modules_of(name: Name) -> list[str]:
     return [o.removeprefix(TRANSFORMER_PREFIX).removesuffix(".weight") for o in name.officials()]
 
 
-def targeted(names: Iterable[Name], patterns: Sequence[str]) -> list[Name]:
+def targeted(names: Iterable[Name], patterns: Sequence[str]) -> dict[Name, np.ndarray]:
     """Linear layers whose module name equals a pattern or ends with "." + pattern (spec training.md 5.4).
 
-    Raises UserError for a pattern that matches nothing, or some layers of a stack alone.
+    For each of them which layers of its stack are meant, bool (L,), or (1,) where it stands alone. Raises UserError for
+    a pattern that matches nothing.
     """
-    linears, found = linear_names(names), {}
+    linears = linear_names(names)
+    hits = {name: np.zeros(len(modules_of(name)), bool) for name in linears}
     for pattern in patterns:
-        hits = [(n, [f".{m}".endswith(f".{pattern}") for m in modules_of(n)]) for n in linears]
-        hits = [(n, hit) for n, hit in hits if any(hit)]
-        require(bool(hits), f"The LoRA target '{pattern}' matches no linear layer of the transformer.")
-        require(
-            all(all(hit) for _, hit in hits),
-            f"The LoRA target '{pattern}' names single blocks; all are adapted together, so leave the number out.",
-        )
-        found |= {n.path: n for n, _ in hits}
-    return [n for n in linears if n.path in found]
+        found = {n: np.array([f".{m}".endswith(f".{pattern}") for m in modules_of(n)]) for n in linears}
+        matches = any(hit.any() for hit in found.values())
+        require(matches, f"The LoRA target '{pattern}' matches no linear layer of the transformer.")
+        hits = {name: hits[name] | found[name] for name in linears}
+    return {name: hit for name, hit in hits.items() if hit.any()}
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
-
-
-def load_lora(path: str | os.PathLike[str]) -> Adapter:
-    """The adapter in a file of any usual spelling. Raises UserError for a file that holds none, or half a pair."""
-    file = SafetensorsFile(path)
-    return Adapter(adapter_pairs(file, str(path)), file.metadata)
-
-
-def adapter_pairs(tensors: Mapping[str, np.ndarray], where: str = "LoRA") -> dict[str, Pair]:
-    """Pairs by official module name. Stored alphas are folded into B; without one the scale is 1 (alpha = rank)."""
-    sides: dict[str, dict[str, np.ndarray]] = {}
-    for key in tensors:
-        match = _KEY.fullmatch(key)
-        if match is None:
-            raise UserError(f"'{where}' has the tensor '{key}', which is no part of a LoRA.")
-        side = match["letter"] or {"down": "A", "up": "B", None: "alpha"}[match["way"]]
-        sides.setdefault(official_module(match["module"]), {})[side] = tensors[key]
-    require(bool(sides), f"'{where}' holds no LoRA.")
-    return {module: _pair(module, side, where) for module, side in sides.items()}
-
-
-def _pair(module: str, side: Mapping[str, np.ndarray], where: str) -> Pair:
-    require("A" in side and "B" in side, f"'{where}' has only one half of the LoRA of '{module}'.")
-    a, b = side["A"], side["B"]
-    require(
-        a.ndim == b.ndim == 2 and a.shape[0] == b.shape[1],
-        f"'{where}' has a LoRA of '{module}' whose halves {a.shape} and {b.shape} do not fit together.",
-    )
-    if "alpha" in side:
-        b = (b.astype(np.float32) * (float(side["alpha"]) / a.shape[0])).astype(b.dtype)
-    return a, b
 
 
 def save_lora(
@@ -124,7 +77,10 @@ def save_lora(
 
 
 def lora_tensors(lora: Any, names: Iterable[Name], scale: float = 1.0) -> dict[str, np.ndarray]:
-    """The collection `lora` under the official keys, float32; the inverse of `lora_tree` for scale 1."""
+    """The collection `lora` under the official keys, float32; the inverse of `lora_tree` for scale 1.
+
+    A layer of a stack that is zero throughout has no adapter, and no keys.
+    """
     tensors: dict[str, np.ndarray] = {}
     for name in linear_names(names):
         leaf = _leaf(lora, name.path[:-1])
@@ -133,6 +89,8 @@ def lora_tensors(lora: Any, names: Iterable[Name], scale: float = 1.0) -> dict[s
         a, b = np.asarray(leaf["a"], np.float32), np.asarray(leaf["b"], np.float32) * np.float32(scale)
         a, b = (x[None] if name.layers is None else x for x in (a, b))
         for module, down, up in zip(modules_of(name), a, b, strict=True):
+            if name.layers is not None and not down.any() and not up.any():
+                continue
             tensors[f"{PREFIX}{module}.lora_A.weight"] = np.ascontiguousarray(down.T)
             tensors[f"{PREFIX}{module}.lora_B.weight"] = np.ascontiguousarray(up.T)
     return tensors
@@ -235,21 +193,35 @@ def parse_lora(text: str) -> tuple[str, float]:
 def apply_loras(bundle: Bundle, loras: Sequence[tuple[str, float]]) -> Bundle:
     """The model with LoRA files merged, each given by path and strength; a note says what a file did not reach.
 
-    Raises UserError when a file fits nothing in the model.
+    Raises UserError when a file fits nothing in the model, or not the sizes of its layers.
     """
     if not loras:
         return bundle
-    files = [(path, load_lora(path), strength) for path, strength in loras]
     names = {part: find_part(bundle.release, part).names_of(bundle.release) for part in ADAPTED_PARTS}
-    known = {module for part in names.values() for name in linear_names(part) for module in modules_of(name)}
+    known = {m: (part, n) for part in names for n in linear_names(names[part]) for m in modules_of(n)}
+    files = [(path, load_lora(path, known), strength) for path, strength in loras]
     for path, adapter, _ in files:
-        missed = [module for module in adapter.pairs if module not in known]
-        require(len(missed) < len(adapter.pairs), f"Nothing in '{path}' fits the model {bundle.release.name}.")
-        if missed:
-            print(f"note: {len(missed)} of {len(adapter.pairs)} modules in '{path}' do not exist here", file=sys.stderr)
+        _check_fit(path, adapter, known, bundle)
     adapters, strengths = [a.pairs for _, a, _ in files], [s for _, _, s in files]
     merged = {p: merge_params(bundle.params[p], names[p], adapters, strengths) for p in ADAPTED_PARTS}
     return dataclasses.replace(bundle, params=_Overlay(bundle.params, merged))
+
+
+def _check_fit(path: str, adapter: Adapter, known: Mapping[str, tuple[str, Name]], bundle: Bundle) -> None:
+    """Raise UserError for a LoRA of another model, and note the modules that are not here."""
+    model, count = bundle.release.name, len(adapter.pairs)
+    missed = [module for module in adapter.pairs if module not in known]
+    require(len(missed) < count, f"Nothing in '{path}' fits the model {model}: it adapts {listed(missed)}.")
+    if missed:
+        say(f"note: {len(missed)} of {count} modules in '{path}' do not exist here: {listed(missed)}")
+    for module in adapter.pairs.keys() - set(missed):
+        (a, b), (part, name) = adapter.pairs[module], known[module]
+        own = np.shape(_leaf(bundle.params[part], name.path))[-2:]
+        require(
+            (a.shape[1], b.shape[0]) == own,
+            f"'{path}' is for another model: its LoRA of '{module}' fits a layer from {a.shape[1]} to {b.shape[0]} "
+            f"features, which in {model} goes from {own[0]} to {own[1]}.",
+        )
 
 
 class _Overlay(Mapping[str, Any]):

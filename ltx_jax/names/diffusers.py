@@ -29,3 +29,12 @@ def official_module(module: str) -> str:
     first, dot, rest = module.partition(".")
     table, module = (CONNECTORS, rest) if dot and first == "connectors" else (TRANSFORMER, module)
     return ".".join(table.get(part, part) for part in module.split("."))
+
+
+def diffusers_module(module: str) -> str:
+    """The name that diffusers gives to a module of this official name; the inverse of `official_module`."""
+    connectors = "_connector." in module or module.startswith("text_embedding_projection.")
+    spelled = f".{module}."
+    for theirs, ours in (CONNECTORS if connectors else TRANSFORMER).items():
+        spelled = spelled.replace(f".{ours}.", f".{theirs}.")
+    return spelled.strip(".") if not connectors else "connectors" + spelled.rstrip(".")

@@ -5,13 +5,14 @@ leaves `a` (in, rank) and `b` (rank, out). The transformer itself is frozen.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ltx_jax.checkpoints.lora import load_lora, modules_of, targeted
+from ltx_jax.checkpoints.lora import linear_names, load_lora, modules_of, targeted
 from ltx_jax.errors import require
 from ltx_jax.models.dit.config import DiTConfig
 from ltx_jax.names.dit import dit_names
@@ -27,7 +28,8 @@ class LoRAConfig:
     """Adapters y = W x + (alpha / rank) B A x beside the frozen transformer.
 
     target_modules: patterns of official module names; a layer is adapted when its name equals one or ends with "." and
-    it, so that `attn1.to_k` leaves `audio_attn1.to_k` alone and `to_k` means all of them. dropout: the share of an
+    it, so that `attn1.to_k` leaves `audio_attn1.to_k` alone, `to_k` means all of them, and
+    `transformer_blocks.1.attn1.to_k` a single block. dropout: the share of an
     adapter's inputs that is zero in each step. init: a LoRA file of this rank to start from, in any usual spelling.
     """
 
@@ -69,10 +71,17 @@ def abstract_lora(config: LoRAConfig, dit: DiTConfig, shapes: Any, axes: Any) ->
     return lora_shapes, lora_axes
 
 
-def initial_lora(shapes: Any, seed: int) -> Any:
+def adapted_layers(config: LoRAConfig, dit: DiTConfig) -> dict[tuple[str, ...], np.ndarray]:
+    """Which layers of its stack are adapted, bool (L,), by path of the layer, where not all of them are."""
+    found = targeted(dit_names(dit), config.target_modules)
+    return {name.path[:-1]: layers for name, layers in found.items() if not layers.all()}
+
+
+def initial_lora(shapes: Any, seed: int, layers: Mapping[tuple[str, ...], np.ndarray] | None = None) -> Any:
     """First values: A uniform within 1 / sqrt(in), B zero, so that training starts from the frozen model (5.4).
 
-    A layer's values depend on (seed, its path) alone; to be traced by `jit`.
+    A layer's values depend on (seed, its path) alone; to be traced by `jit`. layers: see `adapted_layers`. Both halves
+    are zero in the others, where each keeps the other's gradient at zero: they change nothing and are not trained.
     """
 
     def leaf(path: tuple, x: jax.ShapeDtypeStruct) -> Array:
@@ -80,7 +89,9 @@ def initial_lora(shapes: Any, seed: int) -> Any:
             return jnp.zeros(x.shape, x.dtype)
         bound = x.shape[-2] ** -0.5
         key = named_key(seed, f"init.lora.{'.'.join(k.key for k in path)}")
-        return jax.random.uniform(key, x.shape, x.dtype, -bound, bound)
+        values = jax.random.uniform(key, x.shape, x.dtype, -bound, bound)
+        own = (layers or {}).get(tuple(k.key for k in path[:-1]))
+        return values if own is None else jnp.where(own[:, None, None], values, 0)
 
     return jax.tree_util.tree_map_with_path(leaf, shapes)
 
@@ -118,9 +129,10 @@ def loaded_lora(config: LoRAConfig, dit: DiTConfig, shapes: Any, seed: int) -> A
     LoRA, another rank, sizes of another model, or none of the targets.
     """
     assert config.init is not None
-    adapter, names = load_lora(config.init), targeted(dit_names(dit), config.target_modules)
-    wanted = [module for name in names for module in modules_of(name)]
-    fitting = {module: pair for module, pair in adapter.pairs.items() if module in set(wanted)}
+    targets = targeted(dit_names(dit), config.target_modules)
+    wanted = {m: (name, i) for name, hit in targets.items() for i, m in enumerate(modules_of(name)) if hit[i]}
+    adapter = load_lora(config.init, [m for name in linear_names(dit_names(dit)) for m in modules_of(name)])
+    fitting = {module: pair for module, pair in adapter.pairs.items() if module in wanted}
     require(bool(fitting), f"The LoRA '{config.init}' has none of the layers that lora.target_modules names.")
     ranks = sorted({pair[0].shape[0] for pair in fitting.values()})
     require(
@@ -130,12 +142,11 @@ def loaded_lora(config: LoRAConfig, dit: DiTConfig, shapes: Any, seed: int) -> A
     lacking, more = len(wanted) - len(fitting), len(adapter.pairs) - len(fitting)
     if lacking or more:
         say(f"note: '{config.init}' lacks {lacking} of {len(wanted)} adapted layers, and has {more} others (left out)")
-    values = jax.device_get(jax.jit(lambda: initial_lora(shapes, seed))())
-    for name in names:
-        node = _at(values, name.path[:-1])
-        for i, module in enumerate(modules_of(name)):
-            if module in fitting:
-                _fill(node, i if name.layers is not None else (), *fitting[module], config)
+    first = jax.jit(lambda: initial_lora(shapes, seed, adapted_layers(config, dit)))()
+    values = jax.tree.map(np.array, jax.device_get(first))
+    for module, pair in fitting.items():
+        name, i = wanted[module]
+        _fill(_at(values, name.path[:-1]), i if name.layers is not None else (), *pair, config)
     return values
 
 
@@ -143,7 +154,6 @@ def _fill(node: Any, at: Any, a: np.ndarray, b: np.ndarray, config: LoRAConfig) 
     """Put a pair A (rank, in), B (out, rank) of a file, whose scale is in B, into layer `at` of a node."""
     found, own = (b.shape[0], a.shape[1]), (node["b"].shape[-1], node["a"].shape[-2])
     require(found == own, f"The LoRA '{config.init}' is for a layer of {found}, but the model has {own}.")
-    node["a"], node["b"] = (np.array(node[side], np.float32) for side in ("a", "b"))
     node["a"][at], node["b"][at] = a.T, b.T.astype(np.float32) / np.float32(config.scale)
 
 

@@ -95,7 +95,7 @@ def test_a_lora_changes_only_its_own_parameters(tmp_path, model, monkeypatch):
     stages, real = [], runs.run_stage
     monkeypatch.setattr(runs, "run_stage", lambda stage, folder: stages.append(stage) or real(stage, folder))
     files = {path: path.read_bytes() for path in model.rglob("*") if path.is_file()}
-    lora = LoRAConfig(rank=2, alpha=4, target_modules=("attn1.to_q", "audio_ff.net.2"))
+    lora = LoRAConfig(rank=2, alpha=4, target_modules=("attn1.to_q", "transformer_blocks.1.audio_ff.net.2"))
     train(dataclasses.replace(STAGE, lora=lora), tmp_path, model, ("video_vae", "audio_vae", "dit"))
     assert not (tmp_path / "model").exists() and not (tmp_path / "video_vae").exists()
     base, frozen = open_model(model), stages[0].frozen["params"]
@@ -105,8 +105,9 @@ def test_a_lora_changes_only_its_own_parameters(tmp_path, model, monkeypatch):
     assert files == {path: path.read_bytes() for path in model.rglob("*") if path.is_file()}
     path, release = tmp_path / "lora.safetensors", tiny_release()
     adapter = load_lora(path)
-    layers = range(release.transformer.num_layers)
-    assert set(adapter.pairs) == {f"transformer_blocks.{i}.{m}" for i in layers for m in lora.target_modules}
+    assert release.transformer.num_layers == 2
+    everywhere = {f"transformer_blocks.{i}.attn1.to_q" for i in (0, 1)}
+    assert set(adapter.pairs) == everywhere | {"transformer_blocks.1.audio_ff.net.2"}
     assert all(np.any(b) for _, b in adapter.pairs.values())
     merged = apply_loras(base, [(str(path), 1.0)])
     changed = [
@@ -119,7 +120,11 @@ def test_a_lora_changes_only_its_own_parameters(tmp_path, model, monkeypatch):
         if not np.array_equal(a, b)
     ]
     assert changed == ["['blocks']['audio']['ff']['out']['kernel']", "['blocks']['video']['attn1']['to_q']['kernel']"]
+    kernels = [m.params["transformer"]["blocks"]["audio"]["ff"]["out"]["kernel"] for m in (base, merged)]
+    assert np.array_equal(kernels[0][0], kernels[1][0]) and not np.array_equal(kernels[0][1], kernels[1][1])
     trained = load_weights(tmp_path / "dit" / "weights", None)
+    single = trained["lora"]["blocks"]["audio"]["ff"]["out"]
+    assert all(not single[side][0].any() and single[side][1].any() for side in ("a", "b"))
     assert list(trained) == ["lora"] and sum(x.size for x in jax.tree.leaves(trained)) < 2000
 
 

@@ -44,7 +44,7 @@ from ltx_jax.training.dit.objective import (
 )
 from ltx_jax.training.loop import Stage
 from ltx_jax.training.lora import PART as LORA
-from ltx_jax.training.lora import initial_lora, loaded_lora
+from ltx_jax.training.lora import adapted_layers, initial_lora, loaded_lora
 from ltx_jax.training.record import base_record
 
 
@@ -96,7 +96,8 @@ def first_values(
         shapes, _ = abstract_trainable(objective.networks, config)
     load = functools.partial(loaded_lora, config.lora, release.transformer, shapes[LORA], seed)
     given = LazyParts({LORA: load}) if config.lora.init else None  # a run that goes on needs the file no more
-    return (lambda: {LORA: initial_lora(shapes[LORA], seed)}), given
+    layers = adapted_layers(config.lora, release.transformer)
+    return (lambda: {LORA: initial_lora(shapes[LORA], seed, layers)}), given
 
 
 def preview(setting: Setting, start: Params | None, encoders: Params) -> Callable | None:
