@@ -181,7 +181,8 @@ def _forward(case: Case) -> Outputs:
     for m, velocity in zip(MODALITIES, velocities, strict=True):
         if velocity is not None:
             outputs[f"{m}_velocity"] = velocity
-            outputs[f"{m}_x0"] = streams[m].latent - velocity * streams[m].timesteps()[..., None]
+            if velocity.shape == streams[m].latent.shape:  # else what comes out is of another kind than what goes in
+                outputs[f"{m}_x0"] = streams[m].latent - velocity * streams[m].timesteps()[..., None]
     return outputs
 
 

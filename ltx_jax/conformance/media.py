@@ -51,13 +51,15 @@ def _downmix(case: Case) -> Outputs:
 
 def _preprocess(case: Case) -> Outputs:
     image, target, mode = case.inputs["image"], [int(n) for n in case.config["target"]], case.config["mode"]
-    if mode == "long_side":
-        return {"resized": resize.long_side(image, target[0])}
-    change = {"center_crop": resize.fill_crop, "reflect_pad": resize.fit_pad}.get(mode)
-    if change is None:
+    known = {"long_side": resize.long_side, "center_crop": resize.fill_crop, "reflect_pad": resize.fit_pad}
+    if mode not in known:
         raise UserError(f"The resize mode '{mode}' is not known.")
     frames = image if image.ndim == 4 else image[None]
-    result = np.stack([change(f, *target) for f in frames], axis=0).transpose(3, 0, 1, 2)[None]
+    result = np.stack([known[mode](f, *target) for f in frames], axis=0)  # (f, h, w, 3)
+    if mode == "long_side":  # whose recordings keep the layout
+        result = result.reshape(*image.shape[:-3], *result.shape[1:])
+    else:
+        result = result.transpose(3, 0, 1, 2)[None]
     return {"resized": result, "vae_range": result / np.float32(127.5) - 1}
 
 

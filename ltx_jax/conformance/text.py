@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ltx_jax.conformance.case import Case
-from ltx_jax.errors import UserError
 from ltx_jax.models.text.connectors import Connector, TextConnectors, TextConnectorsConfig, context_mask
 from ltx_jax.models.text.features import FeatureExtractorV1, FeatureExtractorV2
 from ltx_jax.models.text.gemma3 import Gemma3, Gemma3Config
 from ltx_jax.models.text.masks import visible_pairs
+from ltx_jax.models.text.rope import inverse_frequencies, tables
 from ltx_jax.models.text.tokenizer import SpecialTokens, Tokenizer
 from ltx_jax.names import to_tree
 from ltx_jax.names.connectors import connector_names, feature_names, text_connectors_names
@@ -37,18 +37,32 @@ def _tokenize(case: Case) -> Outputs:
 
 
 def _attention_mask(case: Case) -> Outputs:
-    if case.config["family"] != "gemma3":
-        raise UserError(f"Attention masks of the family '{case.config['family']}' are not known yet.")
     mask, types = (jnp.asarray(case.inputs[n]) for n in ("attention_mask", "token_type_ids"))
-    window = case.config["sliding_window"]
+    window, blocks = case.config["sliding_window"], case.config["family"] == "gemma3"  # Gemma 4's stay causal globally
     pairs = {
         "full": visible_pairs(mask),
         "sliding": visible_pairs(mask, window),
-        "full_image": visible_pairs(mask, None, types),
+        "full_image": visible_pairs(mask, None, types if blocks else None),
         "sliding_image": visible_pairs(mask, window, types),
     }
     real_queries = (mask != 0)[:, :, None]  # the recording sets the rows of padded queries to False
     return {name: np.asarray(p & real_queries) for name, p in pairs.items()}
+
+
+def _rope(case: Case) -> Outputs:
+    """Frequencies and tables of every family in the file; bases that a config leaves out are the published ones."""
+    outputs = {}
+    for family, c in case.config.items():
+        full = inverse_frequencies(
+            c.get("global_head_dim", c["head_dim"]), c.get("rope_theta", 1e6), c.get("factor", 1.0),
+            c.get("partial_rotary_factor", 1.0),
+        )  # fmt: skip
+        sliding = inverse_frequencies(c["head_dim"], c.get("rope_local_base_freq", 1e4))
+        for kind, frequencies in (("full", full), ("sliding", sliding)):
+            outputs[f"{family}_{kind}_inv_freq"] = frequencies
+            halves = np.stack(tables(case.inputs["positions"], frequencies))  # (2, S, K/2)
+            outputs[f"{family}_{kind}_table"] = np.concatenate([halves, halves], axis=-1)
+    return outputs
 
 
 def _gemma3_forward(case: Case) -> Outputs:
@@ -93,6 +107,7 @@ def _embeddings(case: Case) -> Outputs:
 KINDS: dict[str, Callable[[Case], Outputs]] = {
     "text.tokenize": _tokenize,
     "text.attention_mask": _attention_mask,
+    "text.rope": _rope,
     "text.gemma3.forward": _gemma3_forward,
     "text.features_v1": _features,
     "text.features_v2": _features,

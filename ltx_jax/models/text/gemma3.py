@@ -11,32 +11,15 @@ from ltx_jax.kernels.spec import AttentionSpec, Mask
 from ltx_jax.models.layers import Array, Dtype, Linear, gelu, partitioned, rms_norm
 from ltx_jax.models.text.config import Gemma3Config as Gemma3Config
 from ltx_jax.models.text.masks import window_bias
+from ltx_jax.models.text.rope import Tables, inverse_frequencies, rotate_half, tables
 from ltx_jax.parallel.rules import constrain
-
-Tables = tuple[Array, Array]
-
-
-def inverse_frequencies(head_dim: int, theta: float, factor: float = 1.0) -> np.ndarray:
-    """float32 (K/2,): theta^(-2j/K) / factor, radians per position of the rotary pairs."""
-    return (theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim) / factor).astype(np.float32)
 
 
 def rotary_tables(config: Gemma3Config, tokens: int) -> tuple[np.ndarray, np.ndarray]:
-    """cos and sin, float32 (2, S, K/2): row 0 of local layers, row 1 of global ones; positions 0..S-1.
-
-    Made on the host: the angle is a float32 product, its cosine accurate.
-    """
+    """cos and sin, float32 (2, S, K/2): row 0 of local layers, row 1 of global ones; positions 0..S-1."""
     local = inverse_frequencies(config.head_dim, config.rope_local_base_freq)
     full = inverse_frequencies(config.head_dim, config.rope_theta, config.rope_factor)
-    angle = np.arange(tokens, dtype=np.float32)[:, None] * np.stack([local, full])[:, None, :]  # (2, S, K/2)
-    return np.cos(angle.astype(np.float64)).astype(np.float32), np.sin(angle.astype(np.float64)).astype(np.float32)
-
-
-def rotate_half(x: Array, tables: Tables) -> Array:
-    """Rotate the pairs (j, j + K/2) of x (B, S, N, K) by cos, sin (S, K/2), in x's dtype."""
-    cos, sin = (t.astype(x.dtype)[:, None, :] for t in tables)  # (S, 1, K/2)
-    a, b = jnp.split(x, 2, axis=-1)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+    return tables(np.arange(tokens), np.stack([local, full]))
 
 
 class Gemma3Layer(nn.Module):

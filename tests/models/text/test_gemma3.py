@@ -10,8 +10,9 @@ import pytest
 
 from ltx_jax.errors import UserError
 from ltx_jax.models.layers import abstract_params, init_params
-from ltx_jax.models.text.gemma3 import Gemma3, Gemma3Config, inverse_frequencies, rotary_tables
+from ltx_jax.models.text.gemma3 import Gemma3, Gemma3Config, rotary_tables
 from ltx_jax.models.text.masks import visible_pairs
+from ltx_jax.models.text.rope import inverse_frequencies
 
 CONFIG = Gemma3Config(
     hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
