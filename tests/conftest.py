@@ -1,6 +1,7 @@
 """Every test runs on the CPU; eight faked devices are visible, so that meshes can be tested."""
 
 import os
+from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Eight devices on few cores may wait long for each other; the default of 40 seconds would end the process.
@@ -18,6 +19,34 @@ from ltx_jax.parallel.mesh import MeshConfig, make_mesh
 from ltx_jax.parallel.threads import make_room_for_collectives
 
 make_room_for_collectives(os.environ)
+
+# What is marked `quick`: beginnings of the names of tests, one part of the library after the other. `.ci/run` runs them
+# on every newer Python; five minutes on two cores, and nothing of the extra `plan`.
+QUICK = (
+    "test_rng.py",
+    "test_cli.py::test_help_helps",
+    "test_cli.py::test_sample_refuses_with_one_sentence[--prompt=x --width=50",
+    "kernels/test_attention.py",
+    "diffusion",
+    "checkpoints",
+    "media",
+    "training/test_modes.py",
+    "training/test_noise.py",
+    "training/test_step.py",
+    "training/test_lora.py",
+    "pipelines/test_request.py",
+    "conformance/test_golden.py::test_golden_case_passes[dit/forward",
+)
+TESTS = Path(__file__).parent
+for _entry in QUICK:
+    assert (TESTS / _entry.split("::")[0]).exists(), f"tests/{_entry} is to be quick, but there is no such file"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of QUICK."""
+    for item in items:
+        if item.path.is_relative_to(TESTS) and item.nodeid.removeprefix("tests/").startswith(QUICK):
+            item.add_marker(pytest.mark.quick)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from ltx_jax.planning.topology import topology
 from ltx_jax.training.config import StageConfig
 from ltx_jax.training.step import make_train_program
 
-pytest.importorskip("libtpu")
+pytest.importorskip("libtpu", reason="libtpu is not installed (extra `plan`)")
 WIDTH, HIDDEN = 512, 1024
 
 
