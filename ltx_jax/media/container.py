@@ -74,6 +74,8 @@ def packets(container: av.container.InputContainer, stream: av.stream.Stream) ->
             return
         except FFmpegError:
             failures += 1
+        except IndexError:  # PyAV's at the end of a file whose streams were not all known at its beginning
+            return
 
 
 def decoded(container: av.container.InputContainer, stream: av.VideoStream | av.AudioStream) -> Iterator:

@@ -11,9 +11,10 @@ import av
 import numpy as np
 
 from ltx_jax.errors import UserError
-from ltx_jax.media.container import decoded, find_film, opened, packets, path_of, seek
+from ltx_jax.media.container import decoded, find_film, opened, packets, seek
 from ltx_jax.media.display import Display, display_of
 
+FASTEST = 480  # frames a second: a higher rate is a guess that failed, as of transport streams of varying rate
 JUMP = 1.0  # seconds that a frame's time may lie before that of the frame before it
 COARSEST = 0.002  # seconds: containers round times to a millisecond or a six-hundredth of a second
 
@@ -70,12 +71,12 @@ def _beginning(path: str, state: tuple[int, int] | None) -> Beginning:
     del state  # a file that changed is looked at again
     with opened(path) as container:
         film = film_of(container, path)
-        frame = next(decoded(container, film), None)
+        frame = next((frame for frame in decoded(container, film) if not frame.is_corrupt), None)
         if frame is None:
             raise UserError(f"'{path}' has no frame that can be decoded.")
         display = display_of(frame, film)
         tick = float(film.time_base or 0)
-        slack = 1e-6 + (min(tick, COARSEST) if 4 * tick < frame_seconds(film) else 0.0)
+        slack = 1e-6 + (min(tick, COARSEST) if 4 * tick < _frame_seconds(film) else 0.0)
         if without_display_times(container):
             return Beginning(0.0, display.height, display.width, slack, delay=frame.dts or 0)
         ticks = film.start_time if frame.pts is None else frame.pts
@@ -87,26 +88,32 @@ def without_display_times(container: av.container.InputContainer) -> bool:
     return container.format.name == "avi"
 
 
-def frame_seconds(film: av.VideoStream) -> float:
-    """Seconds from one frame to the next, on average; 0 where the file does not say."""
+def frame_rate(film: av.VideoStream) -> float:
+    """Frames a second, on average; 0 where the file does not say."""
     rate = film.average_rate or film.guessed_rate
-    return float(1 / rate) if rate else 0.0
+    return float(rate) if rate and rate <= FASTEST else 0.0
+
+
+def _frame_seconds(film: av.VideoStream) -> float:
+    rate = frame_rate(film)
+    return 1 / rate if rate else 0.0
 
 
 def shown_frames(path: str | os.PathLike[str], start: float = 0.0) -> Iterator[Shown]:
     """The frames of a file in order of time, from the one on screen at `start` seconds, or one before it, on.
 
-    Raises UserError when there is no film.
+    Damaged frames are left out: the one before stays on screen. Raises UserError when there is no film, and where its
+    times begin anew.
     """
     begin = beginning(path)
     if start > 0:
         with opened(path) as container:
             frames = _after_seek(container, film_of(container, path), begin, start)
             if frames is not None:
-                yield from frames
+                yield from _in_order(frames, path)
                 return
     with opened(path) as container:
-        yield from _timed(container, film_of(container, path), begin)
+        yield from _in_order(_timed(container, film_of(container, path), begin, 0.0), path)
 
 
 def _after_seek(
@@ -118,32 +125,44 @@ def _after_seek(
     """
     back = 0.0
     while back <= start and seek(container, film, begin.zero + start - back):
-        frames = _timed(container, film, begin, certain=True)
+        frames = _timed(container, film, begin, None)
         for shown in itertools.takewhile(lambda shown: shown.time <= start + begin.slack, frames):
             if shown.frame.key_frame:  # what came before it may lack what it refers to
-                return itertools.chain([shown], frames)
+                following = next(frames, None)
+                if following is None or following.time > shown.time:  # else it was given a later packet's time
+                    return itertools.chain([shown], [following] if following else [], frames)
         back = max(1.0, 3 * back)
     return None
 
 
 def _timed(
-    container: av.container.InputContainer, film: av.VideoStream, begin: Beginning, certain: bool = False
+    container: av.container.InputContainer, film: av.VideoStream, begin: Beginning, end: float | None
 ) -> Iterator[Shown]:
-    """The frames from the current position on. certain: leave those out whose time is not known (after a seek)."""
+    """The frames from the current position on. end: of the frame before; None: a frame without a time is left out."""
     guess = without_display_times(container)
-    before, end = -math.inf, None if certain else 0.0
     for frame in decoded(container, film):
         ticks = frame.pts
         if guess:
             ticks = None if frame.dts is None else frame.dts - begin.delay
         time = end if ticks is None else float(ticks * film.time_base) - begin.zero
-        if time is None:
-            continue
-        if time < before - JUMP:
-            raise UserError(f"'{path_of(container)}' jumps back in time at second {before:.2f}: remux or cut it there.")
-        before = time = max(time, before)
-        end = time + (float(frame.duration * film.time_base) if frame.duration else frame_seconds(film))
-        yield Shown(time, end, frame, display_of(frame, film))
+        if time is not None:
+            end = time + (float(frame.duration * film.time_base) if frame.duration else _frame_seconds(film))
+            if not frame.is_corrupt:
+                yield Shown(time, end, frame, display_of(frame, film))
+
+
+def _in_order(frames: Iterator[Shown], path: str | os.PathLike[str]) -> Iterator[Shown]:
+    """The frames, without a single one whose time is far behind that of the next. Raises UserError at a real jump."""
+    before, held = -math.inf, None
+    for shown in frames:
+        if held is not None and shown.time >= held.time - JUMP:
+            yield held
+            before = held.time
+        elif shown.time < before - JUMP:
+            raise UserError(f"'{path}' jumps back in time at second {before:.2f}: cut it there, or remux it.")
+        held = dataclasses.replace(shown, time=max(shown.time, before))
+    if held is not None:
+        yield held
 
 
 def frame_count(film: av.VideoStream) -> int:
@@ -152,25 +171,35 @@ def frame_count(film: av.VideoStream) -> int:
     return sum(not entry.is_discard and entry.size > 0 for entry in entries) or film.frames
 
 
-def film_end(container: av.container.InputContainer, film: av.VideoStream, path: str | os.PathLike[str]) -> float:
-    """When the last frame stops to be shown, on the file's own clock, read from the last packets."""
+@dataclasses.dataclass(frozen=True)
+class Ending:
+    """The end of a film: second on the file's own clock at which its last frame stops to be shown; frames a second."""
+
+    time: float
+    rate: float
+
+
+def ending(container: av.container.InputContainer, film: av.VideoStream, path: str | os.PathLike[str]) -> Ending:
+    """The end of a film, read from its last packets."""
     begins = float((film.start_time or 0) * film.time_base)
     lasts = float(film.duration * film.time_base) if film.duration else (container.duration or 0) / av.time_base
     back = 1.0
     while back < lasts and seek(container, film, begins + lasts - back):
-        end = _packets_end(container, film)
-        if end is not None:
-            return end
+        found = _ending(container, film)
+        if found is not None:
+            return found
         back *= 4
     with opened(path) as fresh:
-        return _packets_end(fresh, film_of(fresh, path)) or 0.0
+        return _ending(fresh, film_of(fresh, path)) or Ending(begins, 0.0)
 
 
-def _packets_end(container: av.container.InputContainer, film: av.VideoStream) -> float | None:
-    guess, lasts, end = without_display_times(container), frame_seconds(film), None
+def _ending(container: av.container.InputContainer, film: av.VideoStream) -> Ending | None:
+    guess, lasts = without_display_times(container), _frame_seconds(film)
+    count, first, last, end = 0, math.inf, -math.inf, -math.inf
     for packet in packets(container, film):
         ticks = packet.dts if guess or packet.pts is None else packet.pts
         if ticks is not None and not packet.is_discard:
-            shown = float((ticks + (packet.duration or 0)) * film.time_base) + (0.0 if packet.duration else lasts)
-            end = shown if end is None else max(end, shown)
-    return end
+            time = float(ticks * film.time_base)
+            count, first, last = count + 1, min(first, time), max(last, time)
+            end = max(end, time + (float(packet.duration * film.time_base) if packet.duration else lasts))
+    return Ending(end, (count - 1) / (last - first) if last > first else 0.0) if count else None

@@ -12,7 +12,7 @@ from av.error import FFmpegError
 
 from ltx_jax.errors import UserError, require
 from ltx_jax.media.container import file_url, find_sound, opened, reason
-from ltx_jax.media.film import beginning, film_end, film_of, frame_count, shown_frames
+from ltx_jax.media.film import beginning, ending, film_of, frame_count, frame_rate, shown_frames
 from ltx_jax.media.sound import read_audio
 
 __all__ = [
@@ -115,12 +115,12 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
     begin = beginning(path)
     with opened(path) as container:
         film = film_of(container, path)
-        rate = film.average_rate or film.guessed_rate
+        end = ending(container, film, path)
+        rate = frame_rate(film) or end.rate
         if not rate:
             raise UserError(f"'{path}' says no frame rate.")
         heard = find_sound(container, film) is not None
-        frames, seconds = frame_count(film), film_end(container, film, path) - begin.zero
-        return VideoInfo(frames, float(rate), seconds, begin.height, begin.width, heard)
+        return VideoInfo(frame_count(film), rate, end.time - begin.zero, begin.height, begin.width, heard)
 
 
 def read_video(
