@@ -1,7 +1,7 @@
 """ltx-jax: the LTX-2 family of audio-video latent diffusion transformers in JAX.
 
 model = ltx_jax.load("toy")
-(clip,) = ltx_jax.generate(model, "a red circle", seed=1)
+clip = ltx_jax.generate(model, "a red circle", seed=1)
 clip.save("out.mp4")
 """
 
@@ -10,22 +10,31 @@ from typing import Any
 __all__ = ["Clip", "generate", "load"]
 
 
-def load(checkpoint: Any = None, text_encoder: Any = None) -> Any:
-    """A model from a folder or an official file; None or "toy" is the tiny one that ships with the package."""
-    from ltx_jax.pipelines.runner import open_model
+def load(
+    checkpoint: Any = "toy", text_encoder: Any = None, *, loras: Any = (), mesh: Any = None, dtype: Any = None
+) -> Any:
+    """A model from a folder or an official file; "toy" is the tiny one that ships with the package.
 
-    return open_model(checkpoint, text_encoder)
+    text_encoder: its folder, where it does not lie beside the checkpoint. loras: PATH or PATH:STRENGTH each, merged
+    into the weights. mesh: devices to use, all by default. dtype: what networks compute in, float32 or bfloat16; by
+    default the latter on accelerators. The model keeps what it compiles and places, so load it once.
+    """
+    from ltx_jax.pipelines.sampler import open_model
+
+    return open_model(checkpoint, text_encoder, loras=loras, mesh=mesh, dtype=dtype)
 
 
-def generate(
-    model: Any, prompt: str | tuple[str, ...], *, mesh: Any = None, progress: bool = False, **settings: Any
-) -> list:
-    """Clips of one prompt or several. settings: fields of `pipelines.request.Request` (seed, steps, cfg, ...)."""
-    from ltx_jax.pipelines import runner
-    from ltx_jax.pipelines.request import Request
+def generate(model: Any, prompt: str | list[str] | tuple[str, ...], *, progress: bool = False, **settings: Any) -> Any:
+    """The clip of one prompt, or the clips of several as a list, num_samples of each.
+
+    settings: fields of `pipelines.request.Request` (seed, steps, cfg, num_frames, image, ...). One string gives one
+    Clip, or a list where num_samples is given. Raises UserError for what the model cannot serve.
+    """
+    from ltx_jax.pipelines.request import make_request
 
     prompts = (prompt,) if isinstance(prompt, str) else tuple(prompt)
-    return runner.generate(model, Request(prompts, **settings), mesh=mesh, progress=progress)
+    clips = model.sampler.generate(make_request(prompts, settings), progress=progress)
+    return clips[0] if isinstance(prompt, str) and "num_samples" not in settings else clips
 
 
 def __getattr__(name: str) -> Any:

@@ -9,26 +9,27 @@ import io
 import os
 import re
 import sys
+import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
 
 from ltx_jax.errors import UserError
 from ltx_jax.parallel import multihost
+from ltx_jax.parallel.mesh import DTYPES
 from ltx_jax.parallel.threads import make_room_for_collectives
+from ltx_jax.pipelines.request import FIELDS as REQUEST
 
 FLAGS = flags.FLAGS
 
 # Spellings of the official command line -> ours (after dashes have become underscores).
 OFFICIAL = {
     "output_path": "output",
-    "frame_rate": "fps",
-    "num_inference_steps": "steps",
-    "video_cfg_guidance_scale": "cfg",
-    "audio_cfg_guidance_scale": "audio_cfg",
     "checkpoint_path": "checkpoint",
+    **{f.metadata["official"]: f.name for f in REQUEST if f.metadata["official"]},
 }
 # Flags that may be followed by several values: --image PATH FRAME_IDX STRENGTH, --lora PATH STRENGTH.
 SEVERAL = {"image": 4, "lora": 2}
@@ -67,12 +68,29 @@ def define_config() -> None:
     flags.DEFINE_bool("debug", False, "Show tracebacks.")
 
 
-def define_clip_size() -> None:
-    """Define the flags for the size of a clip; none given means the release's defaults."""
-    flags.DEFINE_integer("width", None, "Width in pixels.")
-    flags.DEFINE_integer("height", None, "Height in pixels.")
-    flags.DEFINE_integer("num_frames", None, "Frames of the clip: 1 + k times the VAE's time factor.")
-    flags.DEFINE_float("fps", None, "Frames per second (also --frame-rate).")
+def define_request(*names: str) -> None:
+    """Define a flag for every field of a request, or for those named; one not given means the release's default."""
+    kinds = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float}
+    for field in REQUEST:
+        if names and field.name not in names:
+            continue
+        flag, text = field.metadata["flag"] or field.name, field.metadata["help"]
+        kind = next(t for t in (typing.get_args(field.type) or (field.type,)) if t is not type(None))
+        if isinstance(field.default, tuple):
+            flags.DEFINE_multi_string(flag, list(field.default), text)
+        else:
+            kinds[kind](flag, field.default, text)
+
+
+def request_settings() -> dict[str, Any]:
+    """What the flags of `define_request` say, by field."""
+    return {f.name: FLAGS[f.metadata["flag"] or f.name].value for f in REQUEST}
+
+
+def define_dtype() -> None:
+    """Define the flag for the type that networks compute in."""
+    text = "What networks compute in (default: bfloat16 on accelerators, float32 on a CPU)."
+    flags.DEFINE_enum("dtype", None, list(DTYPES), text)
 
 
 def define_cluster() -> None:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import ml_dtypes
-import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict, config_dict
 
@@ -27,16 +26,13 @@ from ltx_jax.data.config import DataConfig
 from ltx_jax.data.raw.toyworld import caption_corpus
 from ltx_jax.errors import UserError, require
 from ltx_jax.files import write_text
-from ltx_jax.media.images import contact_sheet
-from ltx_jax.media.video import write_video
 from ltx_jax.models.text.tokenizer import Tokenizer, train_toy_tokenizer
 from ltx_jax.models.video_vae.encoder import check_video_shape
 from ltx_jax.names.dit import dit_names
 from ltx_jax.parallel.mesh import MeshConfig
 from ltx_jax.parallel.multihost import is_first, local_mesh, say
 from ltx_jax.parts import parts_of
-from ltx_jax.pipelines.request import Request
-from ltx_jax.pipelines.runner import generate
+from ltx_jax.pipelines.previews import Previews
 from ltx_jax.releases import Release, release
 from ltx_jax.training.config import StageName, TrainingConfig
 from ltx_jax.training.stages import train
@@ -140,9 +136,7 @@ def run_training(
         if is_first():
             write_text(workdir / "config.json", experiment.to_json())
 
-    def sample(params: dict[str, Any], step: int, folder: Path) -> None:
-        write_samples(Bundle(release, params, tokenizer), local_mesh(mesh), step, folder)
-
+    sample = Previews(release, tokenizer, local_mesh(mesh), PROMPTS)
     lora = experiment.training.dit.lora
     stages = ("dit",) if lora is not None else stages
     params = train(
@@ -164,11 +158,3 @@ def run_training(
 def toy_tokenizer(text_length: int) -> Tokenizer:
     """The byte-level tokenizer of the toy: its merges are the words of the toy world, any other text is bytes."""
     return Tokenizer(train_toy_tokenizer(caption_corpus(1000)).encode(), text_length)
-
-
-def write_samples(model: Bundle, mesh: Mesh, step: int, folder: Path, prompts: Sequence[str] = PROMPTS) -> None:
-    """A grid of clips of fixed prompts, as mp4 with the first clip's sound and as a contact sheet."""
-    clips = generate(model, Request(tuple(prompts), seed=0), mesh=mesh)
-    grid = np.concatenate([clip.video for clip in clips], axis=2)  # side by side
-    write_video(folder / f"step_{step:06d}.mp4", grid, clips[0].fps, clips[0].audio, clips[0].sample_rate)
-    contact_sheet([clip.video for clip in clips], folder / f"step_{step:06d}.png")

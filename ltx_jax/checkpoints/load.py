@@ -20,21 +20,25 @@ from ltx_jax.names import to_tree
 from ltx_jax.parts import OFFICIAL, Part, configs_from_official, parts_of
 from ltx_jax.releases import Release, SamplingDefaults
 
+TOY = Path(__file__).parents[1] / "assets" / "toy"  # the weights that ship with the package
+
 
 def load_bundle(
     path: str | os.PathLike[str], text_encoder: str | os.PathLike[str] | None = None, dtype: Any = np.float32
 ) -> Bundle:
-    """A model from a folder (as `save_bundle` writes it) or from one official file of all parts.
+    """A model from a folder (as `save_bundle` writes it), an official file of all parts, or "toy", the shipped one.
 
     The text encoder is the folder `text_encoder`, or the folder of that name beside the file. Parameters are read
-    part by part at first use and cast to `dtype`. Raises UserError for missing, truncated, foreign or pickle files.
+    part by part at first use and cast to `dtype`, or for None kept as stored. Raises UserError for missing, truncated,
+    foreign or pickle files.
     """
-    file = SafetensorsFile(_model_file(Path(path)))
+    file = SafetensorsFile(_model_file(TOY if path == "toy" else Path(path)))
     folder = _text_folder(file.path, text_encoder)
     release = release_from_metadata(file, _text_config(folder))
     files: dict[str, Mapping[str, np.ndarray]] = {"model": file, "text_encoder": _TextTensors(folder)}
     _check_present(release, file)
-    read = lambda part: functools.partial(read_part, part, release, _Cast(files[part.file], dtype))
+    tensors = {name: held if dtype is None else _Cast(held, dtype) for name, held in files.items()}
+    read = lambda part: functools.partial(read_part, part, release, tensors[part.file])
     loaders = {part.name: read(part) for part in parts_of(release)}
     tokenizer = Tokenizer(folder / "tokenizer.json", release.text_length)
     known = release.text.vocab_size if release.text else 0

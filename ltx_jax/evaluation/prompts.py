@@ -5,12 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from ltx_jax.bundle import Bundle
 from ltx_jax.data.raw.toyworld import COLORS, SHAPES
 from ltx_jax.evaluation.toy import observe
 from ltx_jax.media.images import contact_sheet
 from ltx_jax.pipelines.request import Request
-from ltx_jax.pipelines.runner import generate
+from ltx_jax.pipelines.sampler import Sampler
 
 MOVING = 0.1  # path, in widths, from which a clip counts as moving
 TONAL = 0.5  # tonality from which a sound counts as no noise
@@ -23,7 +22,7 @@ def one_shape_prompts(count: int) -> list[tuple[str, str]]:
 
 
 def evaluate_prompts(
-    model: Bundle,
+    sampler: Sampler,
     count: int = 64,
     seed: int = 0,
     *,
@@ -34,7 +33,7 @@ def evaluate_prompts(
     """Generate `count` clips and report the shares that show the named colour, move, and sound tonal."""
     wanted = one_shape_prompts(count)
     request = Request(tuple(prompt for prompt, _ in wanted), seed=seed, steps=steps, cfg=cfg)
-    clips = generate(model, request, progress=True)
+    clips = sampler.generate(request, progress=True)
     seen = [observe(clip.video, clip.audio) for clip in clips]
     if sheet:
         contact_sheet([clip.video for clip in clips], sheet)

@@ -1,8 +1,9 @@
 """Video files through PyAV: H.264 with AAC out, anything FFmpeg reads in. NumPy on this side, channels last."""
 
 import dataclasses
+import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 
@@ -38,19 +39,23 @@ class VideoInfo:
 
 
 def write_video(
-    path: str | os.PathLike[str], video: np.ndarray, fps: float, audio: np.ndarray | None = None,
+    path: str | os.PathLike[str], video: Iterable[np.ndarray], fps: float, audio: np.ndarray | None = None,
     sample_rate: int = 16000, metadata: Mapping[str, str] | None = None,
 ) -> Path:  # fmt: skip
-    """Write frames uint8 (F, h, w, 3) and sound float32 (2, L) as H.264 (yuv420p) and AAC, ready to stream.
+    """Write frames uint8 (h, w, 3) and sound float32 (2, L) as H.264 (yuv420p) and AAC, ready to stream.
 
-    metadata: strings, kept under their own names. The file appears whole or not at all. Raises UserError for an
+    video: an array (F, h, w, 3), or frames that are made as they are written, one at a time. metadata: strings, kept
+    under their own names. The file appears whole or not at all. Raises UserError for an
     ending that is no video, odd sizes, no frames, a rate that no player keeps, or a place that cannot be written.
     """
     target = Path(path)
     if target.suffix.lower() not in ENDINGS:
         raise UserError(f"The output '{target}' is no video: its name must end in {', '.join(ENDINGS)}.")
-    if video.ndim != 4 or len(video) == 0 or video.shape[1] % 2 or video.shape[2] % 2:
-        raise UserError(f"A video needs frames of even height and width, not an array of shape {video.shape}.")
+    frames = iter(video)
+    first = next(frames, None)
+    if first is None or first.ndim != 3 or first.shape[0] % 2 or first.shape[1] % 2:
+        shape = None if first is None else first.shape
+        raise UserError(f"A video needs frames of even height and width, not of shape {shape}.")
     require(RATES[0] <= fps <= RATES[1], f"A video needs between {RATES[0]} and {RATES[1]} frames a second, not {fps}.")
     temporary = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
     # faststart alone drops metadata keys that MP4 does not know
@@ -59,9 +64,9 @@ def write_video(
         target.parent.mkdir(parents=True, exist_ok=True)
         with av.open(file_url(temporary), "w", options=options) as container:
             container.metadata.update(dict(metadata or {}))
-            picture = _video_stream(container, video, fps)
+            picture = _video_stream(container, first, fps)
             sound = None if audio is None else container.add_stream("aac", rate=sample_rate, layout="stereo")
-            _encode_video(container, picture, video)
+            _encode_video(container, picture, itertools.chain([first], frames))
             if sound is not None and audio is not None:
                 _encode_audio(container, sound, audio, sample_rate)
         os.replace(temporary, target)
@@ -72,16 +77,16 @@ def write_video(
     return target
 
 
-def _video_stream(container: av.container.OutputContainer, video: np.ndarray, fps: float) -> av.VideoStream:
+def _video_stream(container: av.container.OutputContainer, frame: np.ndarray, fps: float) -> av.VideoStream:
     stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": CRF})
-    stream.height, stream.width, stream.pix_fmt = video.shape[1], video.shape[2], "yuv420p"
+    stream.height, stream.width, stream.pix_fmt = frame.shape[0], frame.shape[1], "yuv420p"
     context = stream.codec_context
     context.color_primaries = context.color_trc = context.colorspace = 1  # BT.709
     context.color_range = 1  # limited
     return stream
 
 
-def _encode_video(container: av.container.OutputContainer, stream: av.VideoStream, video: np.ndarray) -> None:
+def _encode_video(container: av.container.OutputContainer, stream: av.VideoStream, video: Iterable[np.ndarray]) -> None:
     for picture in video:
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
         frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")

@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
 from ltx_jax.errors import UserError, require
 
 AXES = ("data", "fsdp", "context", "tensor")
+DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +79,18 @@ def make_mesh(config: MeshConfig = MeshConfig(), devices: Sequence[Any] | None =
         grids = [_grid(within, group) for group in slices]
         return Mesh(np.concatenate(grids), AXES, axis_types=auto)
     return Mesh(_grid(shape, devices), AXES, axis_types=auto)
+
+
+def compute_dtype(mesh: Mesh, dtype: Any = None) -> np.dtype:
+    """The type that networks compute in: `dtype`, or for None bfloat16 on accelerators and float32 on a CPU.
+
+    Raises UserError for any other type.
+    """
+    if dtype is None:
+        dtype = "float32" if mesh.devices.flat[0].platform == "cpu" else "bfloat16"
+    name = dtype if isinstance(dtype, str) else jnp.dtype(dtype).name
+    require(name in DTYPES, f"Networks compute in {' or '.join(DTYPES)}, not in '{name}'.")
+    return jnp.dtype(name)
 
 
 def device_slices(devices: Sequence[Any], count: int = 0) -> list[list[Any]]:

@@ -10,14 +10,33 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from ltx_jax import codec
 from ltx_jax.bundle import Networks, abstract_weights
-from ltx_jax.codec import AUDIO_DECODER, VIDEO_DECODER, decode_audio, decode_video
 from ltx_jax.diffusion.sample import SamplerState, SamplingPlan, StreamState
+from ltx_jax.models import latents as video_statistics
 from ltx_jax.parallel import rules
 from ltx_jax.parallel.program import Program, batch_like, make_program, replicated_like
 from ltx_jax.pipelines.stages import sample_steps
 
 Struct = jax.ShapeDtypeStruct
+
+
+def make_encode_text_program(
+    networks: Networks, batch: int, mesh: Mesh, weights: Mapping[str, Any] | None = None
+) -> Program:
+    """Text encoder and connectors (params, ids (B, S) int32, mask (B, S) int32) -> contexts (B, S, E), a pair."""
+    params = abstract_weights(networks, codec.TEXT_ENCODER, mesh, weights)
+    tokens = batch_like(Struct((batch, networks.release.text_length), np.int32), mesh)
+    return make_program(lambda p, i, m: codec.text_contexts(networks, p, i, m), (params, tokens, tokens), mesh)
+
+
+def make_encode_video_program(
+    networks: Networks, frames: tuple[int, ...], mesh: Mesh, weights: Mapping[str, Any] | None = None
+) -> Program:
+    """The video encoder (params, pixels (1, F, h, w, 3) in [-1, 1]) -> tokens (1, T, C). frames: (F, h, w, 3)."""
+    params = abstract_weights(networks, codec.VIDEO_ENCODER, mesh, weights)
+    pixels = batch_like(Struct((1, *frames), np.float32), mesh)
+    return make_program(lambda p, x: codec.video_tokens(networks, p, x), (params, pixels), mesh)
 
 
 def make_sample_program(
@@ -52,16 +71,33 @@ def make_decode_video_program(
     weights: Mapping[str, Any] | None = None,
 ) -> Program:  # fmt: skip
     """The video decoder (params, tokens (B, T, C)) -> uint8 pixels (B, F, h, w, 3). tokens: abstract."""
-    params = abstract_weights(networks, VIDEO_DECODER, mesh, weights)
-    return make_program(lambda p, x: decode_video(networks, p, x, grid), (params, tokens), mesh)
+    params = abstract_weights(networks, codec.VIDEO_DECODER, mesh, weights)
+    return make_program(lambda p, x: codec.decode_video(networks, p, x, grid), (params, tokens), mesh)
+
+
+def make_decode_tile_program(
+    networks: Networks, latents: tuple[int, ...], mesh: Mesh, weights: Mapping[str, Any] | None = None
+) -> Program:
+    """The video decoder (params, normalised latents (B, F, H, W, C)) -> pixels (B, f, h, w, 3) float32 in [-1, 1].
+
+    latents: their shape, float32; they are a tile of a clip, so that the pixels are still to be blended.
+    """
+    params = abstract_weights(networks, codec.VIDEO_DECODER, mesh, weights)
+    tile = batch_like(Struct(latents, np.float32), mesh)
+
+    def decode(params: Any, latents: Any) -> Any:
+        means = video_statistics.denormalize(latents, params["video_statistics"])
+        return networks.apply(params, "video_decoder", means).astype(np.float32)
+
+    return make_program(decode, (params, tile), mesh)
 
 
 def make_decode_audio_program(
     networks: Networks, tokens: Any, mesh: Mesh, weights: Mapping[str, Any] | None = None
 ) -> Program:
     """Audio decoder and vocoder (params, tokens (B, A, C)) -> waveform (B, 2, samples). tokens: abstract."""
-    params = abstract_weights(networks, AUDIO_DECODER, mesh, weights)
-    return make_program(lambda p, x: decode_audio(networks, p, x), (params, tokens), mesh)
+    params = abstract_weights(networks, codec.AUDIO_DECODER, mesh, weights)
+    return make_program(lambda p, x: codec.decode_audio(networks, p, x), (params, tokens), mesh)
 
 
 def abstract_contexts(networks: Networks, batch: int, mesh: Mesh) -> dict[str, tuple[Any, Any]]:

@@ -1,58 +1,83 @@
-"""What a user asks for, validated against the model before anything is compiled or loaded."""
+"""What a user asks for: one declaration that flags, defaults, a clip's metadata and the printed request follow.
+
+A new setting is one field here. Everything is checked against the model before anything is compiled or loaded.
+"""
 
 import dataclasses
+import json
+import math
 from pathlib import Path
+from typing import Any
 
-from ltx_jax.errors import UserError, require
+from ltx_jax.diffusion.schedules import SCHEDULES
+from ltx_jax.errors import require
+from ltx_jax.files import read_text
 from ltx_jax.media.images import read_image
 from ltx_jax.releases import Release
 
-VIDEO_ENDINGS = (".mp4", ".mov", ".mkv")
+LONGEST = 600.0  # seconds of a clip; beyond lies a wrong fps
+SEEDS = 2**64
+
+
+def _setting(default: Any, text: str, *, flag: str | None = None, official: str | None = None, saved: bool = True):
+    """A field with its help text; flag: its flag's name where that differs, official: the published spelling of the
+    flag, saved: whether a clip's metadata holds it."""
+    metadata = {"help": text, "flag": flag, "official": official, "saved": saved}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """One call of the sampler. None means the release's default.
+    """One call of the sampler. None means the release's default; each field says in its text what it is."""
 
-    prompts: one clip each, times num_samples. width, height: pixels. num_frames: pixel frames, 1 + k * time factor.
-    fps: frames per second. steps: Euler steps. cfg, audio_cfg: guidance scales on the video and the audio (1: off).
-    image: picture held as the first frame, with image_strength (1: fixed, 0: ignored).
-    """
-
-    prompts: tuple[str, ...]
-    negative_prompt: str | None = None
-    seed: int | None = None
-    num_samples: int = 1
-    width: int | None = None
-    height: int | None = None
-    num_frames: int | None = None
-    fps: float | None = None
-    steps: int | None = None
-    cfg: float | None = None
-    audio_cfg: float | None = None
-    rescale: float | None = None
-    schedule_tokens: int | None = None
-    image: str | None = None
-    image_strength: float = 1.0
+    prompts: tuple[str, ...] = _setting(
+        (), "What the clip shows and sounds like; one clip each, may be repeated.", flag="prompt", saved=False
+    )
+    negative_prompt: str | None = _setting(None, "What guidance steers away from.")
+    seed: int | None = _setting(None, "Seed of the noise, 0 to 2^64 - 1; equal seeds give equal clips.", saved=False)
+    num_samples: int = _setting(1, "Clips per prompt.", saved=False)
+    width: int | None = _setting(None, "Width in pixels.")
+    height: int | None = _setting(None, "Height in pixels.")
+    num_frames: int | None = _setting(None, "Frames of the clip: 1 + k times the VAE's time factor.")
+    fps: float | None = _setting(None, "Frames per second (also --frame-rate).", official="frame_rate")
+    steps: int | None = _setting(None, "Denoising steps (also --num-inference-steps).", official="num_inference_steps")
+    schedule: str | None = _setting(None, f"Noise levels of the steps: {', '.join(SCHEDULES)}.")
+    schedule_tokens: int | None = _setting(None, "Token count that shifts the schedule.")
+    cfg: float | None = _setting(None, "Guidance scale; 1 turns guidance off.", official="video_cfg_guidance_scale")
+    audio_cfg: float | None = _setting(
+        None, "Guidance scale of the sound (default: as cfg where that is given).", official="audio_cfg_guidance_scale"
+    )
+    rescale: float | None = _setting(
+        None, "Share of the guided spread that is set back to the unguided one.", official="video_rescale_scale"
+    )
+    image: str | None = _setting(None, "Picture to start from, held as the first frame: PATH [0 [STRENGTH]].")
+    image_strength: float = _setting(1.0, "How strongly the picture is held: 1 fixed, 0 ignored.")
 
     def __post_init__(self):
+        for name, value in dataclasses.asdict(self).items():
+            require(not isinstance(value, float) or math.isfinite(value), f"{name} is {value}, but must be a number.")
         require(bool(self.prompts), 'There is no prompt; give --prompt="...".')
         require(all(p.strip() for p in self.prompts), "The prompt is empty; describe the clip in words.")
         require(self.num_samples >= 1, f"num_samples is {self.num_samples}, but must be at least 1.")
+        require(self.seed is None or 0 <= self.seed < SEEDS, f"The seed is {self.seed}, but must lie in 0..2^64 - 1.")
         require(self.steps is None or self.steps >= 1, f"steps is {self.steps}, but must be at least 1.")
         require(self.fps is None or self.fps > 0, f"fps is {self.fps}, but must be above 0.")
         require(0 <= self.image_strength <= 1, f"The image strength is {self.image_strength}, but must lie in 0..1.")
-        for name in ("cfg", "audio_cfg"):
+        for name in ("cfg", "audio_cfg", "rescale", "schedule_tokens"):
             value = getattr(self, name)
             require(value is None or value >= 0, f"{name} is {value}, but must not be negative.")
 
     def resolve(self, release: Release) -> "Request":
         """Fill the defaults of `release` and check sizes against its video VAE. Raises UserError."""
         defaults = dataclasses.asdict(release.sampling)
-        filled = {k: v for k, v in defaults.items() if k in _FIELDS and getattr(self, k) is None}
+        filled = {f.name: defaults[f.name] for f in FIELDS if f.name in defaults and getattr(self, f.name) is None}
         if self.cfg is not None and self.audio_cfg is None:
             filled["audio_cfg"] = self.cfg  # one scale given: both streams follow it
         request = dataclasses.replace(self, **filled)
+        require(
+            request.schedule in SCHEDULES,
+            f"There is no schedule '{request.schedule}'; choose one of {', '.join(SCHEDULES)}.",
+        )
         _check_size(request, release)
         if request.image is not None:  # read here, so that a bad picture is refused before anything is compiled
             assert request.height and request.width
@@ -65,8 +90,36 @@ class Request:
         pairs = [(p, i) for p in self.prompts for i in range(self.num_samples)]
         return [(p, n) for n, (p, _) in enumerate(pairs)]
 
+    def to_json(self) -> str:
+        """The request as it is printed."""
+        return json.dumps(dataclasses.asdict(self), indent=2)
 
-_FIELDS = {f.name for f in dataclasses.fields(Request)}
+    def metadata(self, prompt: str, number: int, origin: dict[str, Any]) -> dict[str, str]:
+        """What a file says of clip `number` of a resolved request: all that made it. origin: of the model."""
+        saved = {f.name: getattr(self, f.name) for f in FIELDS if f.metadata["saved"]}
+        config = json.dumps({**origin, "sample": number, **saved})
+        return {"prompt": prompt, "seed": str(self.seed), "config": config, "software": "ltx-jax"}
+
+
+FIELDS = dataclasses.fields(Request)
+
+
+def make_request(prompts: tuple[str, ...], settings: dict[str, Any]) -> Request:
+    """A request of prompts and fields by name. Raises UserError for a name that no field has."""
+    known = [f.name for f in FIELDS if f.name != "prompts"]
+    for name in settings:
+        require(name in known, f"There is no setting '{name}'; known: {', '.join(known)}.")
+    return Request(prompts, **settings)
+
+
+def read_prompts(path: str | None) -> tuple[str, ...]:
+    """Prompts of a text file, one a line, empty lines skipped; () for no file. Raises UserError when there is none."""
+    if path is None:
+        return ()
+    require(Path(path).is_file(), f"There is no prompts file '{path}'.")
+    prompts = tuple(line.strip() for line in read_text(path).split("\n") if line.strip())
+    require(bool(prompts), f"The prompts file '{path}' is empty; write one prompt a line.")
+    return prompts
 
 
 def _check_size(request: Request, release: Release) -> None:
@@ -77,24 +130,13 @@ def _check_size(request: Request, release: Release) -> None:
             f"{name} is {value}, but must be a multiple of {factor} (the video VAE's factor), such as "
             f"{max(factor, (value or 0) // factor * factor)}.",
         )
-    frames = request.num_frames or 0
+    frames, fps = request.num_frames or 0, request.fps or 0.0
     require(
         frames >= 1 and (frames - 1) % time == 0,
         f"num_frames is {frames}, but must be 1 + k x {time}, such as {max(0, frames - 1) // time * time + 1}.",
     )
-
-
-def check_output(path: str, clips: int) -> list[Path]:
-    """Paths of `clips` videos at `path` (numbered when there are several). Raises UserError for a bad ending."""
-    target = Path(path)
-    if target.suffix.lower() not in VIDEO_ENDINGS:
-        raise UserError(f"The output '{path}' is no video: its name must end in {', '.join(VIDEO_ENDINGS)}.")
-    if target.is_dir():
-        raise UserError(f"The output '{path}' is a folder; give the name of a file.")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"The folder '{target.parent}' cannot be made: {error.strerror}.") from None
-    if clips == 1:
-        return [target]
-    return [target.with_name(f"{target.stem}_{i:03d}{target.suffix}") for i in range(clips)]
+    require(
+        frames / fps <= LONGEST,
+        f"{frames} frames at {fps:g} frames per second last {frames / fps:.0f} seconds, but a clip may last at most "
+        f"{LONGEST:.0f}: raise the frame rate.",
+    )

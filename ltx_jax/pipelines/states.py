@@ -1,8 +1,9 @@
-"""Sampling states of a clip's size, before any noise or conditioning, and their tracks.
+"""Sampling states of a clip's size: empty, held to what is given and noised, and as the sampler carries them.
 
 Letters: B clips, T video tokens, A audio tokens, C channels.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,11 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from ltx_jax.diffusion import geometry
-from ltx_jax.diffusion.conditioning import LatentState, initial_state
+from ltx_jax.diffusion.conditioning import LatentState, add_state_noise, draw_noise, freeze, initial_state
 from ltx_jax.diffusion.geometry import VideoShape
+from ltx_jax.diffusion.items import Item
 from ltx_jax.diffusion.sample import SamplerState, StreamState, make_track
 from ltx_jax.models.dit.rope import rotary_tables
 from ltx_jax.releases import Release
+
+Array = jax.Array
 
 
 def empty_video(release: Release, shape: VideoShape, batch: int) -> LatentState:
@@ -31,6 +35,23 @@ def empty_audio(release: Release, shape: VideoShape, batch: int) -> LatentState:
     tokens = geometry.audio_length(shape.frames, shape.fps)
     zeros = jnp.zeros((batch, tokens, release.transformer.audio_in_channels), jnp.float32)
     return initial_state(zeros, geometry.audio_positions(tokens, batch=batch), (tokens, 1, 1), video=False)
+
+
+def begin(
+    state: LatentState, items: Sequence[Item], keys: Array, sigma: float, before: StreamState | None, *, frozen: bool
+) -> LatentState:
+    """The state at the first noise level, `sigma`, with what it is held to (spec sampling.md 4.2).
+
+    keys: one per clip. before: the stream of an earlier stage, whose tokens are the start; None: zeros. frozen: it
+    stays at its start, without noise.
+    """
+    if before is not None:
+        tokens = before.stream.latent[:, : state.target_tokens]
+        state = state.replace(latent=tokens, clean=tokens)
+    for item in items:
+        state = item.apply(state)
+    noised = add_state_noise(state, draw_noise(keys, *state.latent.shape[1:]), 0.0 if frozen else sigma)
+    return freeze(noised) if frozen else noised
 
 
 def make_state(release: Release, video: LatentState, audio: LatentState, context: int = 1) -> SamplerState:

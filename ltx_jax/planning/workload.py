@@ -17,6 +17,7 @@ from ltx_jax.diffusion.sample import SamplerState, SamplingPlan, make_plan
 from ltx_jax.errors import require
 from ltx_jax.experiment import Experiment
 from ltx_jax.parallel.flops import jaxpr_flops
+from ltx_jax.parallel.mesh import compute_dtype
 from ltx_jax.parallel.program import Program
 from ltx_jax.pipelines import programs
 from ltx_jax.pipelines.states import empty_audio, empty_video, make_state
@@ -32,7 +33,7 @@ class Workload:
     """mode: which program. shape: of the clips. batch: of all devices; None: one per batch shard (data x fsdp).
 
     steps: of the sampling loop; passes: network passes of each step, run in one call. lora: train adapters alone.
-    dtype: of the weights and the compute of sampling and decoding; training says its own.
+    dtype: of the weights and the compute of sampling and decoding, None: see `compute_dtype`; training says its own.
     """
 
     mode: Mode
@@ -41,7 +42,7 @@ class Workload:
     steps: int = 8
     passes: int = 1
     lora: bool = False
-    dtype: str = "bfloat16"
+    dtype: str | None = None
 
     def __post_init__(self):
         require(self.mode in get_args(Mode), f"There is no mode '{self.mode}' to plan.")
@@ -90,7 +91,8 @@ def training_stage(experiment: Experiment, workload: Workload, mesh: Mesh) -> Di
 
 def sampling_networks(experiment: Experiment, workload: Workload, mesh: Mesh) -> Networks:
     """The networks as the runner makes them, on weights of the workload's type."""
-    return networks_on(mesh, experiment.model, workload.dtype, workload.dtype)
+    dtype = compute_dtype(mesh, workload.dtype)
+    return networks_on(mesh, experiment.model, dtype, dtype)
 
 
 def sampling_state(experiment: Experiment, workload: Workload, mesh: Mesh) -> SamplerState:

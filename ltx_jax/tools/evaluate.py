@@ -17,7 +17,7 @@ from ltx_jax.errors import UserError
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m ltx_jax.tools.evaluate", description=__doc__)
-    parser.add_argument("--checkpoint", default=None, help="folder or file of weights (default: the shipped toy)")
+    parser.add_argument("--checkpoint", default="toy", help="folder or file of weights (default: the shipped toy)")
     parser.add_argument("--prompts", type=int, default=64, help="number of prompts")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=None, help="denoising steps (default: the release's)")
@@ -44,19 +44,18 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> dict[str, float]:
-    from ltx_jax.pipelines.runner import open_model
-
     if args.reconstruct is not None:
+        from ltx_jax.checkpoints.load import load_bundle
         from ltx_jax.evaluation.reconstruction import evaluate_reconstruction
 
-        return evaluate_reconstruction(open_model(args.checkpoint), args.reconstruct)
+        return evaluate_reconstruction(load_bundle(args.checkpoint), args.reconstruct)
     from ltx_jax.evaluation.prompts import evaluate_prompts
+    from ltx_jax.pipelines.sampler import open_model
 
     if args.prompts < 1:
         raise UserError(f"prompts is {args.prompts}, but must be at least 1.")
-    return evaluate_prompts(
-        open_model(args.checkpoint), args.prompts, args.seed, steps=args.steps, cfg=args.cfg, sheet=args.contact_sheet
-    )
+    settings = {"steps": args.steps, "cfg": args.cfg, "sheet": args.contact_sheet}
+    return evaluate_prompts(open_model(args.checkpoint).sampler, args.prompts, args.seed, **settings)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,8 @@ def define_flags() -> None:
     )
     flags.DEFINE_enum("mode", "train", ["train", "sample", "decode"], "Which program to compile.")
     flags.DEFINE_bool("lora", False, "Train adapters of the frozen transformer alone.")
-    cli.define_clip_size()
+    cli.define_request("width", "height", "num_frames", "fps")
+    cli.define_dtype()
     flags.DEFINE_integer("batch", None, "Samples per step of all devices (default: one per batch shard).")
     flags.DEFINE_integer("steps", 8, "Steps of the sampling loop.")
     flags.DEFINE_integer("passes", 1, "Network passes of a sampling step, run in one call.")
@@ -83,7 +84,7 @@ def _workload(experiment: Experiment) -> Workload:
     pick = lambda name: getattr(defaults, name) if FLAGS[name].value is None else FLAGS[name].value
     shape = VideoShape(pick("num_frames"), pick("height"), pick("width"), pick("fps"))
     check_video_shape(experiment.model.video_vae, shape.frames, shape.height, shape.width)
-    return Workload(FLAGS.mode, shape, FLAGS.batch, FLAGS.steps, FLAGS.passes, FLAGS.lora)
+    return Workload(FLAGS.mode, shape, FLAGS.batch, FLAGS.steps, FLAGS.passes, FLAGS.lora, FLAGS.dtype)
 
 
 def _search(experiment: Experiment, workload: Workload, target) -> None:

@@ -50,13 +50,13 @@ def main() -> None:
 
 def _prepare() -> None:
     # Imported here, since worker processes import this module again and need none of it.
+    from ltx_jax.checkpoints.load import TOY
     from ltx_jax.data.buckets import checked_buckets
     from ltx_jax.data.preparation.clips import ClipRules
     from ltx_jax.data.preparation.encode import EncoderSpec, model_identity
     from ltx_jax.data.preparation.engines import open_engine
     from ltx_jax.data.preparation.prepare import prepare, summary
     from ltx_jax.experiment import Experiment, check_same_model
-    from ltx_jax.pipelines.runner import TOY
 
     for name in ("input", "output"):
         if not FLAGS[name].value:

@@ -13,10 +13,10 @@ from pathlib import Path
 from absl import flags
 
 from ltx_jax import cli
+from ltx_jax.checkpoints.load import TOY
 from ltx_jax.errors import UserError
 from ltx_jax.experiment import Experiment, run_training
 from ltx_jax.parallel.mesh import make_mesh
-from ltx_jax.pipelines.runner import TOY
 from ltx_jax.training.config import STAGES
 
 FLAGS = flags.FLAGS

@@ -7,12 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from ltx_jax.checkpoints.load import load_bundle
+from ltx_jax.checkpoints.load import TOY, load_bundle
 from ltx_jax.checkpoints.safetensors import SafetensorsFile, write_safetensors
 from ltx_jax.checkpoints.save import save_bundle
 from ltx_jax.errors import UserError
 from ltx_jax.parts import PARTS
-from ltx_jax.pipelines.runner import TOY
 
 
 def test_round_trip_keeps_every_bit(tmp_path):

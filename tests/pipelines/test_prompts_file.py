@@ -3,7 +3,7 @@
 import pytest
 
 from ltx_jax.errors import UserError
-from ltx_jax.pipelines.runner import read_prompts
+from ltx_jax.pipelines.request import read_prompts
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "latin-1"])

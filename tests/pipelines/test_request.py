@@ -3,7 +3,7 @@
 import pytest
 
 from ltx_jax.errors import UserError
-from ltx_jax.pipelines.request import Request, check_output
+from ltx_jax.pipelines.request import Request
 from ltx_jax.releases import release
 
 
@@ -29,17 +29,10 @@ def test_every_clip_has_its_own_number():
         ({"prompts": ()}, "no prompt"), ({"prompts": (" ",)}, "empty"), ({"steps": 0}, "steps"),
         ({"num_samples": 0}, "num_samples"), ({"fps": 0.0}, "fps"), ({"width": 33}, "multiple of 8"),
         ({"height": -16}, "multiple of 8"), ({"num_frames": 16}, "1 + k x 4"), ({"cfg": -1.0}, "cfg"),
-        ({"image": "none.png"}, "no image"),
+        ({"image": "none.png"}, "no image"), ({"seed": 2**64}, "0..2"), ({"seed": -1}, "0..2"),
+        ({"cfg": float("nan")}, "must be a number"), ({"fps": 1e-4}, "at most 600"), ({"schedule": "karras"}, "ltx2"),
     ],
 )  # fmt: skip
 def test_mistakes_are_said(settings, words):
     with pytest.raises(UserError, match=words.replace("+", r"\+")):
         Request(**({"prompts": ("x",)} | settings)).resolve(release("toy"))
-
-
-def test_outputs_are_numbered_and_must_be_videos(tmp_path):
-    assert [p.name for p in check_output(str(tmp_path / "a" / "o.mp4"), 2)] == ["o_000.mp4", "o_001.mp4"]
-    assert (tmp_path / "a").is_dir()
-    for bad in ("o.txt", "o", "o.png"):
-        with pytest.raises(UserError, match="no video"):
-            check_output(str(tmp_path / bad), 1)

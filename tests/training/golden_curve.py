@@ -14,12 +14,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from ltx_jax.checkpoints.load import load_bundle
 from ltx_jax.codec import AUDIO_DECODER, AUDIO_ENCODER, VIDEO_DECODER, VIDEO_ENCODER
 from ltx_jax.data.raw.source import open_source
 from ltx_jax.experiment import Experiment, experiment_config, toy_tokenizer
 from ltx_jax.parallel.mesh import MeshConfig, make_mesh
 from ltx_jax.parallel.program import place
-from ltx_jax.pipelines.runner import open_model
 from ltx_jax.training.build import Setting
 from ltx_jax.training.dit.stage import dit_stage
 
@@ -33,7 +33,7 @@ def first_steps(folder: Path, steps: int = STEPS) -> list[dict[str, float]]:
     stage_config = dataclasses.replace(experiment.training.dit, clips=CLIPS, batch_size=BATCH, steps=1500)
     training = dataclasses.replace(experiment.training, dit=stage_config)
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    model = open_model("toy")
+    model = load_bundle("toy")
     setting = Setting(
         experiment.model, training, experiment.data, mesh, open_source(experiment.data),
         toy_tokenizer(experiment.model.text_length), folder,

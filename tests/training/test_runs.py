@@ -9,13 +9,13 @@ import pytest
 from tiny import save_tiny_model, tiny_release
 
 from ltx_jax import experiment as experiments
+from ltx_jax.checkpoints.load import load_bundle
 from ltx_jax.checkpoints.lora import apply_loras, load_lora
 from ltx_jax.checkpoints.orbax import load_weights
 from ltx_jax.data.config import DataConfig
 from ltx_jax.errors import UserError
 from ltx_jax.experiment import Experiment, run_training
 from ltx_jax.parallel.mesh import MeshConfig, make_mesh
-from ltx_jax.pipelines.runner import open_model
 from ltx_jax.training import stages as runs
 from ltx_jax.training.config import DiTStageConfig, ReferenceConfig, TrainingConfig
 from ltx_jax.training.lora import LoRAConfig
@@ -38,7 +38,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def without_samples(programs, monkeypatch):
-    monkeypatch.setattr(experiments, "write_samples", lambda *args: None)
+    monkeypatch.setattr(experiments, "Previews", lambda *_: lambda *_: None)
 
 
 def train(stage, workdir, model, stages=("dit",), sizes=(1, 1, 1, 1)):
@@ -98,7 +98,7 @@ def test_a_lora_changes_only_its_own_parameters(tmp_path, model, monkeypatch):
     lora = LoRAConfig(rank=2, alpha=4, target_modules=("attn1.to_q", "transformer_blocks.1.audio_ff.net.2"))
     train(dataclasses.replace(STAGE, lora=lora), tmp_path, model, ("video_vae", "audio_vae", "dit"))
     assert not (tmp_path / "model").exists() and not (tmp_path / "video_vae").exists()
-    base, frozen = open_model(model), stages[0].frozen["params"]
+    base, frozen = load_bundle(model), stages[0].frozen["params"]
     assert set(frozen) == {"transformer", "connectors"}
     for part, tree in frozen.items():  # what the steps read is still the model, to the bit
         assert all(map(np.array_equal, jax.tree.leaves(tree), jax.tree.leaves(base.params[part])))
@@ -146,7 +146,7 @@ def test_a_lora_run_notices_other_base_weights(tmp_path, model):
 
 def test_frozen_text_stays_and_the_model_is_whole(tmp_path, model):
     train(dataclasses.replace(STAGE, train_text=False, mode="audio_to_video"), tmp_path, model)
-    before, after = open_model(model), open_model(tmp_path / "model")
+    before, after = load_bundle(model), load_bundle(tmp_path / "model")
     equal = lambda part: all(
         np.array_equal(a, b)
         for a, b in zip(jax.tree.leaves(before.params[part]), jax.tree.leaves(after.params[part]), strict=True)

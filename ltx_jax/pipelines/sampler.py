@@ -1,0 +1,274 @@
+"""From requests to clips, on one mesh: stages are begun on the host, run as compiled programs, and decoded.
+
+A sampler lives between requests: what it compiled stays, by shape and static plan, and so do the weights that it has
+placed. Noise belongs to a clip's number alone: batch size, mesh and the other clips of a request do not change a clip.
+"""
+
+import dataclasses
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from ltx_jax import codec
+from ltx_jax.bundle import Bundle, networks_on, place_parts
+from ltx_jax.checkpoints.load import load_bundle
+from ltx_jax.checkpoints.lora import apply_loras, parse_lora
+from ltx_jax.diffusion.geometry import VideoShape, latent_shape, unpatchify_video
+from ltx_jax.diffusion.sample import SamplerState, make_plan
+from ltx_jax.errors import require
+from ltx_jax.models.tiling import Tiling, long_side_tiling, tiled_decode
+from ltx_jax.parallel.mesh import compute_dtype, make_mesh
+from ltx_jax.parallel.program import Program
+from ltx_jax.pipelines import programs
+from ltx_jax.pipelines.clip import Clip
+from ltx_jax.pipelines.request import Request
+from ltx_jax.pipelines.states import begin, empty_audio, empty_video, make_state
+from ltx_jax.pipelines.tasks import Part, Stage, shape_of, stages_of
+from ltx_jax.rng import named_key
+
+BATCH = 16  # clips that go through the network together, at most
+TOKENS = 16384  # video tokens that do, on every batch shard; one clip may have more
+WHOLE = (80, 768)  # frames and pixels of the longer side up to which clips are decoded whole
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """What `ltx_jax.load` gives: a sampler, and with it its bundle of parts."""
+
+    sampler: "Sampler"
+
+    @property
+    def bundle(self) -> Bundle:
+        """The parts that the sampler samples with."""
+        return self.sampler.bundle
+
+
+def open_model(
+    checkpoint: str | Path = "toy",
+    text_encoder: str | Path | None = None,
+    *,
+    loras: Sequence[str] = (),
+    mesh: Mesh | None = None,
+    dtype: Any = None,
+) -> Model:
+    """The model at `checkpoint` with LoRAs (PATH[:STRENGTH]) merged; see `load_bundle` and `Sampler`.
+
+    Weights stay in the type of the file. On a CPU, which would convert them in every step, they take that of the
+    computation.
+    """
+    mesh = make_mesh() if mesh is None else mesh
+    dtype = compute_dtype(mesh, dtype)
+    stored = dtype if mesh.devices.flat[0].platform == "cpu" else None
+    bundle = apply_loras(load_bundle(checkpoint, text_encoder, stored), [parse_lora(text) for text in loras])
+    return Model(Sampler(bundle, mesh, dtype, {"checkpoint": str(checkpoint), "lora": list(loras)}))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Loaded:
+    """A program, compiled, and the weights that it runs with."""
+
+    program: Program
+    run: jax.stages.Compiled
+    weights: Any
+
+
+class Sampler:
+    """Makes clips of one model. Calls may come from several threads; batches run one after the other."""
+
+    def __init__(
+        self, bundle: Bundle, mesh: Mesh | None = None, dtype: Any = None, origin: Mapping[str, Any] | None = None
+    ):
+        """mesh: devices to use, all by default. dtype: of the computation, see `compute_dtype`; origin: where the
+        weights come from, for the metadata of clips. Another mesh or type is another sampler."""
+        self.bundle, self.mesh = bundle, make_mesh() if mesh is None else mesh
+        self.networks = networks_on(self.mesh, bundle.release, compute_dtype(self.mesh, dtype))
+        self.origin = {"model": bundle.release.name, **(origin or {}), "dtype": str(self.networks.dtype)}
+        self._programs: dict[Any, tuple[Program, jax.stages.Compiled]] = {}
+        self._placed: dict[str, Any] = {}
+        self._lock = threading.RLock()
+
+    def use(self, bundle: Bundle) -> None:
+        """Sample with other weights of the same release from now on; nothing is compiled again.
+
+        Raises UserError for another release.
+        """
+        with self._lock:
+            require(bundle.release == self.bundle.release, "A sampler can only take weights of its own release.")
+            self.forget()
+            self.bundle = bundle
+
+    def forget(self) -> None:
+        """Let go of the weights on the devices; they are placed again when next needed."""
+        with self._lock:
+            self._placed = {}
+
+    def generate(self, request: Request, *, progress: bool = False) -> list[Clip]:
+        """All clips of `request`, in its order (every prompt, each num_samples times); see `clips`."""
+        return list(self.clips(request, progress=progress))
+
+    def clips(self, request: Request, *, progress: bool = False) -> Iterator[Clip]:
+        """The clips of `request`, each batch made when its first clip is asked for.
+
+        Raises UserError at once for a request that the model cannot serve.
+        """
+        release = self.bundle.release
+        require(release.text is not None, f"The text encoder of {release.name} is not supported yet.")
+        request = request.resolve(release)
+        return self._batches(request, stages_of(request), progress)
+
+    def _batches(self, request: Request, stages: tuple[Stage, ...], progress: bool) -> Iterator[Clip]:
+        clips = request.clips
+        size = self._batch_size(shape_of(request), len(clips))
+        batches = [clips[i : i + size] for i in range(0, len(clips), size)]
+        total = len(batches) * (sum(stage.steps for stage in stages) + 1)
+        with tqdm(total=total, desc="sampling", unit="step", disable=not progress) as bar:
+            for batch in batches:
+                with self._lock, jax.set_mesh(self.mesh):
+                    made = self._batch(request, stages, batch, size, bar)
+                yield from made
+
+    def _batch_size(self, shape: VideoShape, clips: int) -> int:
+        frames, rows, columns = latent_shape(shape, self.bundle.release.video_vae.scale_factors)
+        shards = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        fitting = TOKENS * shards // (frames * rows * columns)
+        return min(clips, max(shards, min(BATCH, fitting)))
+
+    def _batch(
+        self, request: Request, stages: tuple[Stage, ...], clips: Sequence[tuple[str, int]], size: int, bar: tqdm
+    ) -> list[Clip]:
+        """Clips of (prompt, number) pairs; the batch is filled to `size` so that one program serves all batches."""
+        filled = [*clips, *[clips[-1]] * (size - len(clips))]
+        positive = self._contexts([prompt for prompt, _ in filled])
+        negative = self._contexts([request.negative_prompt or ""] * size)
+        assert request.seed is not None
+        state = None
+        for place, stage in enumerate(stages):
+            keys = lambda name, place=place: _keys(request.seed or 0, name, place, [n for _, n in filled])
+            state = self._denoise(self._begin(stage, size, keys, state), stage, positive, negative, bar)
+        assert state is not None
+        films, sounds = self._decode(state, stages[-1].shape, len(clips))
+        bar.update()
+        frames, rate = stages[-1].shape.frames, self.bundle.release.vocoder.sampling_rate
+        return [
+            Clip(film, stages[-1].shape.fps, sound, rate, request.metadata(*clip, self.origin), num_frames=frames)
+            for film, sound, clip in zip(films, sounds, clips, strict=False)
+        ]
+
+    # --- stages -----------------------------------------------------------------------------------------------------
+
+    def _contexts(self, prompts: list[str]) -> tuple[jax.Array, jax.Array]:
+        assert self.bundle.tokenizer is not None
+        encode = self._load(programs.make_encode_text_program, codec.TEXT_ENCODER, len(prompts))
+        return encode.run(encode.weights, *self.bundle.tokenizer(prompts))
+
+    def _encode_video(self, pixels: np.ndarray, batch: int) -> jax.Array:
+        """Tokens (batch, T, C) of frames uint8 (F, h, w, 3), equal for all."""
+        encode = self._load(programs.make_encode_video_program, codec.VIDEO_ENCODER, pixels.shape)
+        return jnp.repeat(encode.run(encode.weights, codec.to_unit(pixels)[None]), batch, axis=0)
+
+    def _begin(
+        self, stage: Stage, batch: int, keys: Callable[[str], jax.Array], previous: SamplerState | None
+    ) -> SamplerState:
+        release, shape = self.bundle.release, stage.shape
+
+        def begun(name: str, part: Part, state: Any) -> Any:
+            before = getattr(previous, name, None) if part.start == "previous" else None
+            items = [given.item(shape, lambda pixels: self._encode_video(pixels, batch)) for given in part.given]
+            return begin(state, items, keys(name), stage.sigmas[0], before, frozen=part.frozen)
+
+        video = begun("video", stage.video, empty_video(release, shape, batch))
+        audio = begun("audio", stage.audio, empty_audio(release, shape, batch))
+        return make_state(release, video, audio, self.mesh.shape["context"])
+
+    def _denoise(self, state: SamplerState, stage: Stage, positive: Any, negative: Any, bar: tqdm) -> SamplerState:
+        blocks = self.bundle.release.transformer.num_layers
+        guidance = (stage.video.guidance, stage.audio.guidance)
+        plan = make_plan(np.asarray(stage.sigmas, np.float32), *guidance, blocks=blocks, stepper=stage.stepper)
+        abstract = programs.abstract_state(state, self.mesh)
+        sample = self._load(programs.make_sample_program, ("transformer",), abstract, plan)
+        contexts = {"positive": positive, "negative": negative}
+        state, _, contexts, plan, *_ = programs.put(
+            (state, sample.weights, contexts, plan, 0, 0), sample.program.abstract_args
+        )
+        for step in range(stage.steps):
+            state = sample.run(state, sample.weights, contexts, plan, np.int32(step), np.int32(step + 1))
+            jax.block_until_ready(state)
+            bar.update()
+        return state
+
+    def _decode(self, state: SamplerState, shape: VideoShape, clips: int) -> tuple[Sequence[Any], np.ndarray]:
+        """Frames of the first `clips` clips, or functions that decode them in pieces, and sounds (B, 2, samples)."""
+        assert state.video is not None and state.audio is not None
+        video, audio = state.video.stream.latent, state.audio.stream.latent
+        decode = self._load(programs.make_decode_audio_program, codec.AUDIO_DECODER, like(audio))
+        sounds = np.asarray(decode.run(decode.weights, audio))
+        grid = latent_shape(shape, self.bundle.release.video_vae.scale_factors)
+        tiling = tiling_of(shape, self.bundle.release.video_vae.scale_factors)
+        if tiling is None:
+            decode = self._load(programs.make_decode_video_program, codec.VIDEO_DECODER, grid, like(video))
+            return np.asarray(decode.run(decode.weights, video)), sounds
+        count = grid[0] * grid[1] * grid[2]
+        latents = [np.asarray(unpatchify_video(video[i : i + 1, :count], *grid)) for i in range(clips)]
+        placed = self._weights(codec.VIDEO_DECODER)  # those of now, whatever is in use when the clip is decoded
+        return [lambda latent=latent: self._pieces(latent, tiling, placed) for latent in latents], sounds
+
+    def _pieces(self, latents: np.ndarray, tiling: Tiling, weights: Any) -> Iterator[np.ndarray]:
+        """uint8 frames (f, h, w, 3), one piece after the other, of normalised latents (1, F, H, W, C) in tiles."""
+
+        def decode(tile: np.ndarray) -> np.ndarray:
+            with self._lock, jax.set_mesh(self.mesh):
+                loaded = self._load(programs.make_decode_tile_program, codec.VIDEO_DECODER, tile.shape)
+                return np.asarray(loaded.run(weights, tile))
+
+        for piece in tiled_decode(decode, latents, tiling, self.bundle.release.video_vae.scale_factors):
+            if piece.shape[1]:  # the first tiles may begin at the same frame
+                yield np.stack([np.asarray(codec.to_uint8(frame)) for frame in piece[0]])
+
+    # --- programs and weights ---------------------------------------------------------------------------------------
+
+    def _load(self, make: Callable[..., Program], parts: tuple[str, ...], *arguments: Any) -> _Loaded:
+        """The program of `make` for arguments of these shapes, compiled once, with the weights of `parts`."""
+        with self._lock:
+            weights = self._weights(parts)
+            key = (make.__name__, _signature(arguments), _signature(weights))
+            if key not in self._programs:
+                program = make(self.networks, *arguments, self.mesh, weights)
+                self._programs[key] = (program, program.compile())
+            return _Loaded(*self._programs[key], weights)
+
+    def _weights(self, parts: tuple[str, ...]) -> dict[str, Any]:
+        missing = [part for part in parts if part not in self._placed]
+        if missing:
+            self._placed |= place_parts(self.networks, self.bundle.params, missing, self.mesh)
+        return {part: self._placed[part] for part in parts}
+
+
+def tiling_of(shape: VideoShape, factors: tuple[int, int, int]) -> Tiling | None:
+    """How clips of a shape are decoded: in the published tiles where they are long or large, or whole (None)."""
+    if shape.frames <= WHOLE[0] and max(shape.height, shape.width) <= WHOLE[1]:
+        return None
+    return long_side_tiling(shape.height, shape.width, factors)
+
+
+def like(x: jax.Array) -> jax.ShapeDtypeStruct:
+    """An array's shape, type and sharding."""
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+
+
+def _signature(tree: Any) -> Any:
+    """What a program depends on of its arguments: all but the values of arrays."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, tuple((x.shape, str(x.dtype)) if hasattr(x, "shape") else x for x in leaves)
+
+
+def _keys(seed: int, stream: str, stage: int, numbers: Sequence[int]) -> jax.Array:
+    """A key for the noise of each clip's stream in a stage of its task."""
+    name = f"sampling.{stream}" + (f".stage{stage}" if stage else "")
+    return jnp.stack([named_key(seed, name, number) for number in numbers])
