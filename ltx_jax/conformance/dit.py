@@ -11,12 +11,10 @@ import numpy as np
 from ltx_jax.conformance.case import Case
 from ltx_jax.kernels.prologue import rotate
 from ltx_jax.kernels.spec import Mask
-from ltx_jax.models.dit import adaln
-from ltx_jax.models.dit.attention import Attention
-from ltx_jax.models.dit.block import Block, StreamInputs
+from ltx_jax.models.dit.block import Attention, Block, StreamInputs
 from ltx_jax.models.dit.config import DiTConfig, ModelType
 from ltx_jax.models.dit.rope import gather_tables, rotary, rotary_tables
-from ltx_jax.models.dit.transformer import DiT
+from ltx_jax.models.dit.transformer import AdaLN, DiT, timestep_embedding
 from ltx_jax.names import linear, to_tree
 from ltx_jax.names.dit import attention_names, dit_names
 from ltx_jax.streams import Context, Stream
@@ -57,10 +55,10 @@ def _timestep_embedding(case: Case) -> Outputs:
         *linear("linear", ("linear",)),
     ]
     t = case.inputs["timesteps"].reshape(1, -1) * np.float32(c.get("timestep_scale_multiplier", 1000))
-    module = adaln.AdaLN(c["dim"], c["embedding_coefficient"])
+    module = AdaLN(c["dim"], c["embedding_coefficient"])
     rows, embedded = module.apply({"params": to_tree(names, case.weights)}, jnp.asarray(t))  # type: ignore[misc]
     return {
-        "sinusoid": adaln.timestep_embedding(jnp.asarray(t)).reshape(*shape, -1),  # type: ignore[dict-item]
+        "sinusoid": timestep_embedding(jnp.asarray(t)).reshape(*shape, -1),  # type: ignore[dict-item]
         "embedded_timestep": embedded.reshape(*shape, -1),
         "modulation": rows.reshape(*shape, -1),
     }
@@ -113,9 +111,9 @@ def _block(case: Case) -> Outputs:
     names = [n for n in dit_names(config) if n.path[0] == "blocks"]
     params = to_tree(names, {f"transformer_blocks.0.{k}": v for k, v in case.weights.items()})["blocks"]
     params = jax.tree.map(lambda stacked: stacked[0], params)
-    x = {m: jnp.asarray(case.inputs[f"{m}_x"]) for m in MODALITIES}
-    x, _ = jax.jit(Block(config, MODALITIES).apply)({"params": params}, x, inputs)
-    return {f"{m}_x": x[m] for m in MODALITIES}
+    x = tuple(jnp.asarray(case.inputs[f"{m}_x"]) for m in MODALITIES)
+    (v, a), _ = jax.jit(Block(config, MODALITIES).apply)({"params": params}, x, (inputs["video"], inputs["audio"]))
+    return {"video_x": v, "audio_x": a}
 
 
 def self_attention_bias(weights: np.ndarray | None) -> jax.Array | None:

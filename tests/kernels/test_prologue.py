@@ -16,7 +16,7 @@ from ltx_jax.kernels.prologue import Prologue, inverse_rms, packed, prepare, rot
 from ltx_jax.kernels.prologue_attention import attention_with_prologue, fuses
 from ltx_jax.kernels.spec import AttentionSpec, Mask
 from ltx_jax.kernels.tiles import Tile
-from ltx_jax.models.dit.attention import Attention
+from ltx_jax.models.dit.block import Attention
 from ltx_jax.models.layers import init_params
 from ltx_jax.parallel.mesh import MeshConfig, make_mesh
 

@@ -1,7 +1,13 @@
-"""One block: each stream attends to itself and to its text, then the streams to each other, then feed-forwards.
+"""One block of the transformer, and all that it is made of.
 
-Spec transformer.md section 7. A stream's modulation stays per noise level, (B, U, M, D), until a row of it is used.
+Each stream attends to itself and to its text, then the streams to each other, then come the feed-forwards (spec
+transformer.md sections 6 and 7). The noise level steers every layer: it gives the rows (shift, scale, gate) that
+modulate what a layer reads and writes. Rows stay per distinct level, (B, U, M, D), in float32 until one is used: per
+token the modulation of a long video would be larger than the model. Letters beyond the usual: U distinct noise levels,
+M modulation rows. The text connectors share `Attention` and `FeedForward`.
 """
+
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -9,16 +15,17 @@ import jax.numpy as jnp
 from flax import struct
 from jax.ad_checkpoint import checkpoint_name
 
-from ltx_jax.kernels.prologue import Tables
-from ltx_jax.kernels.spec import Mask
-from ltx_jax.models.dit.adaln import add_gated, modulate, normed, per_token
-from ltx_jax.models.dit.attention import Attention, FeedForward
+from ltx_jax.kernels.attention import attention
+from ltx_jax.kernels.prologue import Prologue, Rotation, Tables, packed
+from ltx_jax.kernels.spec import AttentionSpec, Mask
 from ltx_jax.models.dit.config import DiTConfig, Modality
-from ltx_jax.models.layers import Array, Dtype, partitioned, rms_norm
+from ltx_jax.models.layers import Array, Dtype, Linear, gelu, partitioned, rms_norm
 from ltx_jax.parallel.rules import constrain
 
+Pair = tuple[Any, Any]  # what belongs to the video and to the audio stream
 KEEP_VIDEO_SELF, KEEP_AUDIO_SELF, KEEP_TO_VIDEO, KEEP_TO_AUDIO = range(4)  # rows of `keep`, spec section 9
 TO_VIDEO, TO_AUDIO, GATE = 0, 2, 4  # rows of the cross tables: scale and shift of either direction, then the gate
+SELECT_LEVELS = 8  # up to so many levels are selected (elementwise, fuses), more are gathered
 
 
 @struct.dataclass
@@ -44,9 +51,47 @@ class StreamInputs:
     cross_rope: Tables | None = None
 
 
-def table_init(key: Array, shape: tuple[int, int], dtype: Dtype) -> Array:
-    """Modulation tables (rows, D): normal / sqrt(D)."""
-    return jax.random.normal(key, shape, dtype) / shape[-1] ** 0.5
+class Block(nn.Module):
+    """One block of the stack; its carry and arguments have the form that `nn.scan` wants.
+
+    runs: the streams whose layers run; one that is given but does not run only serves the other as keys and values.
+    """
+
+    config: DiTConfig
+    runs: tuple[Modality, ...]
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, tokens: Pair, inputs: Pair, keep: Array | None = None) -> tuple[Pair, None]:
+        """tokens: video (B, T, Dv) and audio (B, A, Da); inputs: their StreamInputs; None for a stream that is absent.
+
+        keep: (4, B), rows as named above, or None for all. Returns the new tokens, and None in the place of what a scan
+        would collect. The streams meet where both are there and have tokens.
+        """
+        v, a = jax.tree.map(lambda x: checkpoint_name(x, "block_input"), tokens)
+        video, audio = inputs
+        video_runs, audio_runs = "video" in self.runs, "audio" in self.runs
+        kept = lambda row: None if keep is None else keep[row]
+        video_layers = StreamLayers(self.config, "video", self.dtype, self.param_dtype, name="video")
+        audio_layers = StreamLayers(self.config, "audio", self.dtype, self.param_dtype, name="audio")
+
+        if video_runs:
+            v = video_layers.attend(v, video, kept(KEEP_VIDEO_SELF))
+        if audio_runs:
+            a = audio_layers.attend(a, audio, kept(KEEP_AUDIO_SELF))
+        if v is not None and a is not None and v.shape[1] > 0 and a.shape[1] > 0:
+            cross = CrossLayers(self.config, self.dtype, self.param_dtype, name="cross")
+            before = (v, a, video, audio)
+            if video_runs:
+                v = add_gated(v, cross.to_video(*before, kept(KEEP_TO_VIDEO)), jnp.float32(1))
+            if audio_runs:
+                a = add_gated(a, cross.to_audio(*before, kept(KEEP_TO_AUDIO)), jnp.float32(1))
+        if video_runs:
+            v = video_layers.feed(v, video)
+        if audio_runs:
+            a = audio_layers.feed(a, audio)
+        return (v, a), None
 
 
 class StreamLayers(nn.Module):
@@ -100,7 +145,8 @@ class StreamLayers(nn.Module):
     def feed(self, x: Array, inputs: StreamInputs) -> Array:
         """Feed-forward: (B, T, D) -> (B, T, D)."""
         shift, scale, gate = (self._row(inputs, r) for r in (3, 4, 5))
-        return add_gated(x, self.ff(normed(x, scale, shift, self.config.norm_eps)), gate)
+        x = add_gated(x, self.ff(normed(x, scale, shift, self.config.norm_eps)), gate)
+        return constrain(x, "batch", self.config.stream(self.modality).tokens, "act_embed")
 
 
 class CrossLayers(nn.Module):
@@ -150,44 +196,125 @@ class CrossLayers(nn.Module):
         return out.astype(jnp.float32) * gate
 
 
-class Block(nn.Module):
-    """One block of the stack; its carry and arguments have the form that `nn.scan` wants.
+class Attention(nn.Module):
+    """Multi-head attention with inner width heads * head_dim.
 
-    runs: the streams whose layers run; one that is given but does not run only serves the other as keys and values.
+    query_dim, context_dim: widths of x and of the context. gated: per-head output gates `2 sigmoid(.)` computed from x.
+    tokens, context_tokens: logical names of the token axes of x and of the context, for sharding.
     """
 
-    config: DiTConfig
-    runs: tuple[Modality, ...]
+    query_dim: int
+    context_dim: int
+    heads: int
+    head_dim: int
+    norm_eps: float = 1e-6
+    gated: bool = False
+    rope_type: Rotation = "split"
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
+    tokens: str = "tokens_replicated"
+    context_tokens: str = "tokens_replicated"
 
     @nn.compact
     def __call__(
         self,
-        tokens: dict[Modality, Array],
-        inputs: dict[Modality, StreamInputs],
+        x: Array,
+        context: Array | None = None,
+        mask: Mask = Mask(),
+        rope_q: Tables | None = None,
+        rope_k: Tables | None = None,
         keep: Array | None = None,
-    ) -> tuple[dict[Modality, Array], None]:
-        """tokens: (B, T, D) of the streams that are present. keep: (4, B), rows as named above, or None for all.
+    ) -> Array:
+        """(B, T, query_dim) -> (B, T, query_dim).
 
-        Returns the new tokens, and None in the place of what a scan would collect.
+        context: (B, S, context_dim), or None for self-attention. rope_q, rope_k: cos and sin, (B or 1, T, N, K/2), or
+        one table as `packed` makes it (best made once for all layers); keys use rope_q when rope_k is None, and nothing
+        is rotated when rope_q is None. keep: (B, 1, 1), 1 keeps the attention and 0 puts
+        the value projection in its place (spec section 9; needs as many keys as queries).
         """
-        row = lambda r: None if keep is None else keep[r]
-        own: dict[Modality, StreamLayers] = {
-            m: StreamLayers(self.config, m, self.dtype, self.param_dtype, name=m) for m in self.runs
-        }
-        x: dict[Modality, Array] = {m: checkpoint_name(t, "block_input") for m, t in tokens.items()}
-        for modality, layers in own.items():
-            kept = row(KEEP_VIDEO_SELF if modality == "video" else KEEP_AUDIO_SELF)
-            x[modality] = layers.attend(x[modality], inputs[modality], kept)
-        if len(x) == 2:
-            cross = CrossLayers(self.config, self.dtype, self.param_dtype, name="cross")
-            before = (x["video"], x["audio"], inputs["video"], inputs["audio"])
-            if "video" in own:
-                x["video"] = add_gated(x["video"], cross.to_video(*before, row(KEEP_TO_VIDEO)), jnp.float32(1))
-            if "audio" in own:
-                x["audio"] = add_gated(x["audio"], cross.to_audio(*before, row(KEEP_TO_AUDIO)), jnp.float32(1))
-        for modality, layers in own.items():
-            fed = layers.feed(x[modality], inputs[modality])
-            x[modality] = constrain(fed, "batch", self.config.stream(modality).tokens, "act_embed")
-        return x, None
+        inner = self.heads * self.head_dim
+        y, y_tokens = (x, self.tokens) if context is None else (context, self.context_tokens)
+        linear = lambda name: Linear(inner, ("embed", "heads"), True, self.dtype, self.param_dtype, name=name)
+        weight = lambda name: self.param(name, partitioned(nn.initializers.ones, "heads"), (inner,), self.param_dtype)
+        q = checkpoint_name(self._heads(linear("to_q")(x), self.tokens), "query")
+        k = checkpoint_name(self._heads(linear("to_k")(y), y_tokens), "key")
+        v = checkpoint_name(self._heads(linear("to_v")(y), y_tokens), "value")
+        tables = (None, None) if rope_q is None else (packed(rope_q), packed(rope_q if rope_k is None else rope_k))
+        gates = self._gates(x) if self.gated else None
+        prologue = Prologue(
+            weight("q_norm"), weight("k_norm"), *tables, gates if keep is None else None, self.norm_eps, self.rope_type
+        )
+        spec = AttentionSpec(query_tokens=self.tokens, key_tokens=y_tokens)
+        o = attention(q, k, v, mask, spec, prologue)  # (B, T, N, K)
+        if keep is not None:
+            o = jnp.where(keep[..., None] > 0, o, v)
+            o = o if gates is None else o * gates[..., None]
+        o = constrain(o.reshape(*o.shape[:2], inner), "batch", self.tokens, "act_heads")  # (B, T, N*K)
+        out = Linear(self.query_dim, ("heads", "embed"), True, self.dtype, self.param_dtype, name="to_out")(o)
+        return checkpoint_name(constrain(out, "batch", self.tokens, "act_embed"), "attention_out")
+
+    def _heads(self, x: Array, tokens: str) -> Array:
+        x = x.reshape(*x.shape[:2], self.heads, self.head_dim)  # (B, T, N, K)
+        return constrain(x, "batch", tokens, "act_heads", None)
+
+    def _gates(self, x: Array) -> Array:
+        """(B, T, N) factors; logits of zero, the initialisation, give exactly 1."""
+        logits = Linear(
+            self.heads, ("embed", "heads"), True, self.dtype, self.param_dtype, nn.initializers.zeros,
+            name="to_gate_logits",
+        )(x)  # fmt: skip
+        return (2 * jax.nn.sigmoid(logits.astype(jnp.float32))).astype(self.dtype)
+
+
+class FeedForward(nn.Module):
+    """out(gelu(proj(x))) with inner width 4 * width.
+
+    tokens: logical name of the token axis, for sharding.
+    """
+
+    width: int
+    use_bias: bool = True
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+    tokens: str = "tokens_replicated"
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """(B, T, width) -> (B, T, width)."""
+        settings = (self.use_bias, self.dtype, self.param_dtype)
+        hidden = Linear(4 * self.width, ("embed", "mlp"), *settings, name="proj")(x)
+        hidden = checkpoint_name(constrain(hidden, "batch", self.tokens, "act_mlp"), "mlp_hidden")
+        out = Linear(self.width, ("mlp", "embed"), *settings, name="out")(gelu(hidden))
+        return checkpoint_name(constrain(out, "batch", self.tokens, "act_embed"), "mlp_out")
+
+
+def table_init(key: Array, shape: tuple[int, int], dtype: Dtype) -> Array:
+    """Modulation tables (rows, D): normal / sqrt(D)."""
+    return jax.random.normal(key, shape, dtype) / shape[-1] ** 0.5
+
+
+def per_token(rows: Array, index: Array | None) -> Array:
+    """Rows of the tokens' levels: (B, U, D), (B, T) -> (B, T, D); without an index all share one: (B, 1, D)."""
+    if index is None or rows.shape[1] == 1:
+        return rows[:, :1]
+    if rows.shape[1] > SELECT_LEVELS:
+        return jnp.take_along_axis(rows, index[..., None], axis=1)
+    spread = rows[:, :1]
+    for level in range(1, rows.shape[1]):
+        spread = jnp.where(index[..., None] == level, rows[:, level : level + 1], spread)
+    return spread
+
+
+def modulate(x: Array, scale: Array, shift: Array) -> Array:
+    """x * (1 + scale) + shift in float32, x's dtype out; scale and shift broadcast over x."""
+    return (x.astype(jnp.float32) * (1 + scale) + shift).astype(x.dtype)
+
+
+def normed(x: Array, scale: Array, shift: Array, eps: float) -> Array:
+    """rms(x) * (1 + scale) + shift in float32, x's dtype out (spec section 7)."""
+    return modulate(rms_norm(x.astype(jnp.float32), eps=eps), scale, shift).astype(x.dtype)
+
+
+def add_gated(x: Array, residual: Array, gate: Array) -> Array:
+    """x + gate * residual in float32, x's dtype out."""
+    return (x.astype(jnp.float32) + gate * residual.astype(jnp.float32)).astype(x.dtype)

@@ -1,7 +1,8 @@
 """The audio-video diffusion transformer: noisy tokens of both streams and their text to velocities.
 
-Spec transformer.md sections 3 to 9. `Entry` turns a stream into tokens and modulation, a scan runs the blocks,
-`Exit` makes velocities. Velocity v means x_sigma = (1 - sigma) x0 + sigma noise, v = noise - x0.
+Spec transformer.md sections 3 to 9. `DiT` tells the whole; `StreamEmbed` turns a stream into tokens and modulation, a
+scan runs the blocks (block.py), `StreamOutput` makes velocities. Velocity v means x_sigma = (1 - sigma) x0 + sigma
+noise, v = noise - x0. Letters beyond the usual: U distinct noise levels, M modulation rows.
 """
 
 from collections.abc import Callable
@@ -15,14 +16,14 @@ import numpy as np
 from ltx_jax.errors import UserError, require
 from ltx_jax.kernels.prologue import packed
 from ltx_jax.kernels.spec import Mask
-from ltx_jax.models.dit.adaln import AdaLN, modulate, per_token
-from ltx_jax.models.dit.block import Block, StreamInputs, table_init
+from ltx_jax.models.dit.block import Block, StreamInputs, modulate, per_token, table_init
 from ltx_jax.models.dit.config import DiTConfig, Modality
 from ltx_jax.models.dit.rope import gather_tables, rotary_tables
 from ltx_jax.models.layers import Array, Dtype, Linear, gelu, layer_norm, partitioned
 from ltx_jax.parallel.rules import constrain
 from ltx_jax.streams import Context, Rotary, Stream, length_mask
 
+HALF = 128  # frequencies of the timestep's sinusoid
 Remat = Literal["none", "full", "dots", "offload"]
 # What the backward pass finds stored; all else it computes again, block by block. None: remat is off.
 # "offload" is "full" whose one stored thing, the tokens that enter each block, waits in the host's memory.
@@ -41,22 +42,82 @@ REMAT_POLICIES: dict[Remat, Callable | None] = {
 }
 
 
-class CaptionProjection(nn.Module):
-    """Text of the caption width to the stream's width; 2.0 keeps these in the transformer (spec 4.4)."""
+class DiT(nn.Module):
+    """The transformer. dtype: compute; remat: what the backward pass recomputes, a key of REMAT_POLICIES.
 
-    width: int
+    Initialise with `example_inputs`: a layer that does not run makes no parameters.
+    """
+
+    config: DiTConfig
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
+    remat: str = "none"
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """(B, S, caption_channels) -> (B, S, width)."""
-        settings = (True, self.dtype, self.param_dtype)
-        hidden = gelu(Linear(self.width, ("embed", "mlp"), *settings, name="linear_1")(x))
-        return Linear(self.width, ("mlp", "embed"), *settings, name="linear_2")(hidden)
+    def __call__(
+        self,
+        video: Stream | None,
+        audio: Stream | None,
+        video_context: Context | None = None,
+        audio_context: Context | None = None,
+        keep: Array | None = None,
+        *,
+        video_enabled: bool = True,
+        audio_enabled: bool = True,
+    ) -> tuple[Array | None, Array | None]:
+        """Velocities of both streams, (B, T, C_out) float32 each, or None for a stream that is None.
+
+        A disabled stream serves the other as keys and values; its velocity means nothing. keep: (4, L, B) numbers, 1
+        keep and 0 skip: video self-attention, audio self-attention, audio to video, video to audio (spec section 9).
+        Raises UserError for a stream that the model does not have, or one without text.
+        """
+        meet = _has_tokens(video) and _has_tokens(audio)
+        v, video_levels, video_inputs = self._embed("video", video, video_context, audio if meet else None)
+        a, audio_levels, audio_inputs = self._embed("audio", audio, audio_context, video if meet else None)
+        for stream in (video, audio):
+            _check_keep(self.config, stream, keep)
+
+        # v: (B, T, Dv), a: (B, A, Da)
+        blocks = self._blocks(video_enabled and _has_tokens(video), audio_enabled and _has_tokens(audio))
+        (v, a), _ = blocks((v, a), (video_inputs, audio_inputs), _layers_first(keep))
+
+        return self._output("video", video, v, video_levels), self._output("audio", audio, a, audio_levels)
+
+    def _embed(self, modality: Modality, stream: Stream | None, context: Context | None, other: Stream | None) -> Any:
+        """What `StreamEmbed` makes of a stream, or thrice None where there is none."""
+        if stream is None:
+            return None, None, None
+        context = _checked(self.config, modality, stream, context)
+        return StreamEmbed(self.config, modality, self.dtype, self.param_dtype, name=f"{modality}_entry")(
+            stream, context, other
+        )
+
+    def _output(self, modality: Modality, stream: Stream | None, tokens: Any, levels: Any) -> Array | None:
+        """The velocity of a stream, if there is one."""
+        if stream is None:
+            return None
+        output = StreamOutput(self.config, modality, self.dtype, self.param_dtype, name=f"{modality}_exit")
+        return output(tokens, levels, stream.level_index)
+
+    def _blocks(self, video_runs: bool, audio_runs: bool) -> Any:
+        """All blocks: parameters stacked on a leading `layers` axis, one compiled body."""
+        if self.remat not in REMAT_POLICIES:
+            raise UserError(f"remat is '{self.remat}', but must be one of {', '.join(REMAT_POLICIES)}.")
+        policy = REMAT_POLICIES[self.remat]
+        block = Block if policy is None else nn.remat(Block, prevent_cse=False, policy=policy)
+        stack = nn.scan(
+            block,
+            variable_axes={"params": 0, "lora": 0},
+            split_rngs={"params": True},
+            in_axes=(nn.broadcast, 0),  # type: ignore[arg-type]
+            length=self.config.num_layers,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )
+        runs = ("video",) * video_runs + ("audio",) * audio_runs
+        return stack(self.config, runs, self.dtype, self.param_dtype, name="blocks")
 
 
-class Entry(nn.Module):
+class StreamEmbed(nn.Module):
     """A stream on its way in: tokens, modulation per level, text, masks, rotary tables (spec section 4)."""
 
     config: DiTConfig
@@ -75,29 +136,30 @@ class Entry(nn.Module):
             stream.level_index is not None or stream.levels.shape[1] == 1,
             f"The {self.modality} stream has {stream.levels.shape[1]} noise levels but no level_index.",
         )
-        multiplier = jnp.float32(config.timestep_scale_multiplier)
-        levels = stream.levels.astype(jnp.float32) * multiplier  # (B, U)
-        sigma = stream.sigma.astype(jnp.float32)[:, None] * multiplier  # (B, 1)
+        levels = stream.levels.astype(jnp.float32) * jnp.float32(config.timestep_scale_multiplier)  # (B, U)
         modulation, embedded = self._adaln("adaln_single", config.modulation_rows)(levels)
-        mask = Mask(length=stream.length)
         inputs = StreamInputs(
             modulation=modulation,
             level_index=stream.level_index,
             context=self._context(context.tokens),
             rope=self._tables(stream.rotary, sizes.heads, sizes.head_dim),
-            mask=mask.replace(bias=stream.attention_bias()),  # type: ignore[attr-defined]
+            mask=Mask(length=stream.length, bias=stream.attention_bias()),
             text_mask=Mask(bias=context.bias),
-            key_mask=mask,
+            key_mask=Mask(length=stream.length),
+            prompt_modulation=self._prompt(stream),
+            **({} if other is None else self._cross(stream, levels, other)),
         )
-        if config.prompt_modulation:
-            prompt = self._adaln("prompt_adaln_single", 2)(sigma)[0]  # (B, 1, 2, D)
-            inputs = inputs.replace(prompt_modulation=prompt[:, 0])  # type: ignore[attr-defined]
-        if other is not None:
-            inputs = inputs.replace(**self._cross(stream, levels, other))  # type: ignore[attr-defined]
         return self._tokens(stream), embedded, inputs
 
-    def _adaln(self, name: str, rows: int) -> AdaLN:
+    def _adaln(self, name: str, rows: int) -> "AdaLN":
         return AdaLN(self.config.stream(self.modality).width, rows, self.param_dtype, name=name)
+
+    def _prompt(self, stream: Stream) -> Array | None:
+        """(B, 2, D) rows that modulate the text by the sample's sigma, in the releases that do so."""
+        if not self.config.prompt_modulation:
+            return None
+        sigma = stream.sigma.astype(jnp.float32)[:, None] * jnp.float32(self.config.timestep_scale_multiplier)  # (B, 1)
+        return self._adaln("prompt_adaln_single", 2)(sigma)[0][:, 0]
 
     def _cross(self, stream: Stream, levels: Array, other: Stream) -> dict[str, Any]:
         """Scale and shift follow the stream's own levels, the gate the other stream's sigma (spec 4.3)."""
@@ -143,7 +205,7 @@ class Entry(nn.Module):
         return constrain(x, "batch", sizes.tokens, "act_embed")
 
 
-class Exit(nn.Module):
+class StreamOutput(nn.Module):
     """A stream on its way out: modulated layer norm and projection to a velocity (spec section 8)."""
 
     config: DiTConfig
@@ -165,73 +227,59 @@ class Exit(nn.Module):
         return constrain(out(x).astype(jnp.float32), "batch", sizes.tokens, "act_embed")
 
 
-class DiT(nn.Module):
-    """The transformer. dtype: compute; remat: what the backward pass recomputes, a key of REMAT_POLICIES.
+class CaptionProjection(nn.Module):
+    """Text of the caption width to the stream's width; 2.0 keeps these in the transformer (spec 4.4)."""
 
-    Initialise with `example_inputs`: a layer that does not run makes no parameters.
-    """
-
-    config: DiTConfig
+    width: int
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
-    remat: str = "none"
 
     @nn.compact
-    def __call__(
-        self,
-        video: Stream | None,
-        audio: Stream | None,
-        video_context: Context | None = None,
-        audio_context: Context | None = None,
-        keep: Array | None = None,
-        *,
-        video_enabled: bool = True,
-        audio_enabled: bool = True,
-    ) -> tuple[Array | None, Array | None]:
-        """Velocities of both streams, (B, T, C_out) float32 each, or None for a stream that is None.
+    def __call__(self, x: Array) -> Array:
+        """(B, S, caption_channels) -> (B, S, width)."""
+        settings = (True, self.dtype, self.param_dtype)
+        hidden = gelu(Linear(self.width, ("embed", "mlp"), *settings, name="linear_1")(x))
+        return Linear(self.width, ("mlp", "embed"), *settings, name="linear_2")(hidden)
 
-        A disabled stream serves the other as keys and values; its velocity means nothing. keep: (4, L, B) numbers, 1
-        keep and 0 skip: video self-attention, audio self-attention, audio to video, video to audio (spec section 9).
-        Raises UserError for a stream that the model does not have, or one without text.
-        """
-        arguments: dict[Modality, Any] = {"video": (video, video_context), "audio": (audio, audio_context)}
-        given: dict[Modality, tuple[Stream, Context]] = {}
-        for m, (stream, context) in arguments.items():
-            if stream is not None:
-                given[m] = (stream, _checked(self.config, m, stream, context, keep))
-        present = [m for m, (s, _) in given.items() if s.latent.shape[1] > 0]
-        enabled = {"video": video_enabled, "audio": audio_enabled}
-        tokens, embedded, inputs = {}, {}, {}
-        for m, (stream, context) in given.items():
-            other = next((given[o][0] for o in present if o != m and m in present), None)
-            entry = Entry(self.config, m, self.dtype, self.param_dtype, name=f"{m}_entry")
-            tokens[m], embedded[m], inputs[m] = entry(stream, context, other)
-        runs = tuple(m for m in present if enabled[m])
-        passing = {m: tokens[m] for m in present}
-        tokens |= self._blocks(runs)(passing, {m: inputs[m] for m in present}, _layers_first(keep))[0]
-        velocity = {
-            m: Exit(self.config, m, self.dtype, self.param_dtype, name=f"{m}_exit")(
-                tokens[m], embedded[m], given[m][0].level_index
-            )
-            for m in given
-        }
-        return velocity.get("video"), velocity.get("audio")
 
-    def _blocks(self, runs: tuple[Modality, ...]) -> nn.Module:
-        """All blocks: parameters stacked on a leading `layers` axis, one compiled body."""
-        if self.remat not in REMAT_POLICIES:
-            raise UserError(f"remat is '{self.remat}', but must be one of {', '.join(REMAT_POLICIES)}.")
-        policy = REMAT_POLICIES[self.remat]
-        block = Block if policy is None else nn.remat(Block, prevent_cse=False, policy=policy)
-        stack = nn.scan(
-            block,
-            variable_axes={"params": 0, "lora": 0},
-            split_rngs={"params": True},
-            in_axes=(nn.broadcast, 0),  # type: ignore[arg-type]
-            length=self.config.num_layers,
-            metadata_params={nn.PARTITION_NAME: "layers"},
+class AdaLN(nn.Module):
+    """AdaLN-single: noise levels to `rows` modulation rows of width D. Computes in float32 whatever the model does."""
+
+    width: int
+    rows: int
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, t: Array) -> tuple[Array, Array]:
+        """t: (B, U) multiplied levels. Returns rows (B, U, M, D) and the embedded timestep (B, U, D), float32."""
+        small = nn.initializers.normal(0.02)  # a young model modulates gently
+
+        def linear(name: str, features: int, axes: tuple[str, str], x: Array, **init) -> Array:
+            return Linear(features, axes, True, jnp.float32, self.param_dtype, name=name, **init)(x)
+
+        hidden = linear("linear_1", self.width, ("embed", "mlp"), timestep_embedding(t))
+        embedded = linear("linear_2", self.width, ("mlp", "embed"), jax.nn.silu(hidden))
+        rows = linear("linear", self.rows * self.width, ("embed", "mlp"), jax.nn.silu(embedded), kernel_init=small)
+        rows = rows.reshape(*t.shape, self.rows, self.width)  # (B, U, M, D)
+        return (
+            constrain(rows, "batch", None, None, "act_embed"),
+            constrain(embedded, "batch", None, "act_embed"),
         )
-        return stack(self.config, runs, self.dtype, self.param_dtype, name="blocks")
+
+
+def _timestep_frequencies() -> np.ndarray:
+    """(128,) float32. The exponent is rounded to float32 before the exponential, which is rounded once."""
+    exponent = np.float32(-np.log(10000.0)) * np.arange(HALF, dtype=np.float32) / np.float32(HALF)
+    return np.exp(exponent.astype(np.float64)).astype(np.float32)
+
+
+FREQUENCIES = _timestep_frequencies()
+
+
+def timestep_embedding(t: Array) -> Array:
+    """Sinusoid of t (already multiplied, up to 1000): (...) -> (..., 256) float32, cosines first."""
+    angle = t.astype(jnp.float32)[..., None] * FREQUENCIES
+    return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
 
 
 def example_inputs(config: DiTConfig, tokens: int = 2) -> tuple[Any, Any, Any, Any]:
@@ -251,7 +299,7 @@ def example_inputs(config: DiTConfig, tokens: int = 2) -> tuple[Any, Any, Any, A
     return streams.get("video"), streams.get("audio"), contexts.get("video"), contexts.get("audio")
 
 
-def _checked(config: DiTConfig, modality: Modality, stream: Stream, context: Context | None, keep: Any) -> Context:
+def _checked(config: DiTConfig, modality: Modality, stream: Stream, context: Context | None) -> Context:
     """The stream's text, after sentences about what does not fit."""
     channels = config.stream(modality).in_channels if modality in config.modalities else 0
     require(modality in config.modalities, f"This is a model of {config.model_type} alone: give no {modality} stream.")
@@ -265,11 +313,6 @@ def _checked(config: DiTConfig, modality: Modality, stream: Stream, context: Con
         f"The {modality} stream has positions of {stream.rotary.index.shape[:2]} (batch, tokens) but a latent of "
         f"{(batch, tokens)}.",
     )
-    expected = (4, config.num_layers, batch)
-    require(
-        keep is None or keep.shape == expected,
-        f"keep must have shape {expected} (kinds, layers, batch), not {getattr(keep, 'shape', None)}.",
-    )
     if context is None:
         raise UserError(f"The {modality} stream has no text context; every stream needs one.")
     width = config.stream(modality).width if config.caption_proj_before_connector else config.caption_channels
@@ -278,6 +321,17 @@ def _checked(config: DiTConfig, modality: Modality, stream: Stream, context: Con
         f"The {modality} context has shape {context.tokens.shape}, but must be ({batch}, text tokens, {width}).",
     )
     return context
+
+
+def _check_keep(config: DiTConfig, stream: Stream | None, keep: Array | None) -> None:
+    if stream is None or keep is None:
+        return
+    expected = (4, config.num_layers, stream.latent.shape[0])
+    require(keep.shape == expected, f"keep must have shape {expected} (kinds, layers, batch), not {keep.shape}.")
+
+
+def _has_tokens(stream: Stream | None) -> bool:
+    return stream is not None and stream.latent.shape[1] > 0
 
 
 def _layers_first(keep: Array | None) -> Array | None:

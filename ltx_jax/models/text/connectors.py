@@ -9,7 +9,7 @@ import numpy as np
 from ltx_jax.errors import require
 from ltx_jax.kernels.prologue import Tables, packed
 from ltx_jax.kernels.spec import Mask
-from ltx_jax.models.dit.attention import Attention, FeedForward
+from ltx_jax.models.dit.block import Attention, FeedForward
 from ltx_jax.models.dit.rope import gather_tables, rotary
 from ltx_jax.models.layers import Array, Dtype, partitioned, rms_norm
 from ltx_jax.models.text.connectors_config import ConnectorConfig

@@ -2,7 +2,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ltx_jax.models.dit.adaln import FREQUENCIES, SELECT_LEVELS, add_gated, normed, per_token, timestep_embedding
+from ltx_jax.models.dit.block import SELECT_LEVELS, add_gated, normed, per_token
+from ltx_jax.models.dit.transformer import FREQUENCIES, timestep_embedding
 
 
 def test_frequencies_are_float32_constants():

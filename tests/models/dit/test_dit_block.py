@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ltx_jax.kernels.spec import Mask
-from ltx_jax.models.dit.attention import Attention, FeedForward
+from ltx_jax.models.dit.block import Attention, FeedForward
 from ltx_jax.models.layers import init_params
 
 pytestmark = pytest.mark.usefixtures("mesh")
