@@ -9,13 +9,15 @@ import pytest
 
 import ltx_jax
 from ltx_jax.bundle import make_networks
-from ltx_jax.diffusion import schedules
+from ltx_jax.diffusion import items, schedules
 from ltx_jax.diffusion.conditioning import add_state_noise, draw_noise
 from ltx_jax.diffusion.geometry import VideoShape
 from ltx_jax.diffusion.guidance import Guidance
-from ltx_jax.diffusion.sample import make_plan
+from ltx_jax.diffusion.sample import make_plan, make_track
+from ltx_jax.models.dit.rope import rotary_tables
 from ltx_jax.pipelines.stages import sample_steps
-from ltx_jax.pipelines.states import empty_audio, empty_video, make_state
+from ltx_jax.pipelines.states import empty_audio, empty_video, make_state, pad_tokens
+from ltx_jax.streams import Context
 
 STEPS = 2
 STG = Guidance(stg_scale=1.0)
@@ -61,3 +63,27 @@ def test_skipped_attention_changes_a_clip_as_its_blocks_say(sampled, mesh):
     nothing = sampled(dataclasses.replace(STG, stg_blocks=()), Guidance())
     np.testing.assert_allclose(nothing, plain, atol=1e-4)
     assert sampled.programs() == 3  # one a set of passes: which blocks are skipped is an array
+
+
+def test_tokens_that_the_target_may_not_attend_to_do_not_change_it(mesh):
+    model, release = ltx_jax.load("toy"), ltx_jax.load("toy").bundle.release
+    networks, keys = make_networks(release, platform="cpu"), jax.random.split(jax.random.key(2), 4)
+    shape = VideoShape(5, 16, 16, 8.0)
+    text = jax.random.normal(keys[0], (1, release.text_length, release.transformer.stream("video").width))
+
+    def velocity(seed: int, weight: float) -> np.ndarray:
+        """Of the target's tokens, beside as many appended ones of a seed."""
+        state = empty_video(release, shape, 1)
+        tokens = jax.random.normal(keys[seed], state.latent.shape)
+        item = items.Weighted(items.Appended(tokens, state.positions + 1.0), weight)
+        noised = add_state_noise(item.apply(state), draw_noise(keys[3:], tokens.shape[1] * 2, tokens.shape[2]))
+        track = pad_tokens(make_track(noised, rotary_tables(release.transformer, noised.positions, None)["video"]), 3)
+        assert track.stream.groups.shape == track.stream.weights.shape == track.stream.latent.shape[:2]
+        params, stream = model.bundle.params["transformer"], track.at(np.float32(0.5))
+        out, _ = networks.apply({"transformer": params}, "transformer", stream, None, Context(text), None, None)
+        return np.asarray(out)[:, : tokens.shape[1]]
+
+    np.testing.assert_array_equal(velocity(1, 0.0), velocity(2, 0.0))
+    some = [velocity(1, weight) for weight in (0.0, 0.5, 1.0)]
+    assert np.abs(velocity(2, 1.0) - some[2]).max() > 1e-3
+    assert np.abs(some[0] - some[1]).max() > 1e-3 and np.abs(some[1] - some[2]).max() > 1e-3
