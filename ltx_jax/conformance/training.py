@@ -157,8 +157,8 @@ def _adamw(case: Case) -> Outputs:
         learning_rate=c["learning_rate"], b1=c["betas"][0], b2=c["betas"][1], eps=c["eps"],
         weight_decay=c["weight_decay"], max_grad_norm=c["max_grad_norm"], schedule=ScheduleConfig("constant"),
     )  # fmt: skip
-    optimizer = make_optimizer(config)
     params = {k: jnp.asarray(v) for k, v in case.inputs.items() if not k.startswith("grad_")}
+    optimizer = make_optimizer(config, {name: (None,) * x.ndim for name, x in params.items()})
     names, state, norms, outputs = list(params), optimizer.init(params), [], {}
     for i in range(len(case.outputs["grad_norm"])):
         grads = {k: jnp.asarray(case.inputs[f"grad_{k}_{i}"]) for k in names}

@@ -79,11 +79,14 @@ class Setting:
 
 
 def make_initializer(
-    setting: Setting, program: Program, name: StageName, random: Callable[[], Params], start: Params | None
+    setting: Setting, program: Program, name: StageName, random: Callable[[], Params], start: Params | None, axes: Any
 ) -> Callable[[], TrainState]:
-    """The maker of a stage's first state: parameters of `random`, or those of `start` where it is given."""
+    """The maker of a stage's first state: parameters of `random`, or those of `start` where it is given.
+
+    axes: logical axes of the parameters.
+    """
     config, abstract = setting.config.stage(name), program.abstract_args[0]
-    optimizer = make_optimizer(config.optimizer)
+    optimizer = make_optimizer(config.optimizer, axes)
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
 
     def initialize() -> TrainState:
@@ -122,7 +125,7 @@ def vae_stage(setting: Setting, name: StageName, start: Params | None) -> Stage:
     random = lambda: initial_parts(nets, parts, setting.config.seed)
     return Stage(
         name=name, config=config, program=program, frozen={},
-        initialize=make_initializer(setting, program, name, random, start),
+        initialize=make_initializer(setting, program, name, random, start, axes),
         batches=lambda: setting.batches(setting.source, config.batch_size, collate, data.workers),
         identity=setting.identity(name), preview=preview,
     )  # fmt: skip

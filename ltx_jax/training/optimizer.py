@@ -119,15 +119,18 @@ class OptimizerConfig:
         )
 
 
-def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Clip by global norm, then the update of the named optimizer at the scheduled rate, weight decay decoupled."""
+def make_optimizer(config: OptimizerConfig, axes: Any) -> optax.GradientTransformation:
+    """Clip by global norm, then the update of the named optimizer at the scheduled rate, weight decay decoupled.
+
+    axes: logical axes of the parameters, a tree of tuples; muon reads from them which are kernels of stacked layers.
+    """
     rate = lambda step: learning_rate(config, step)
     clip, dtype = clip_by_global_norm(config.max_grad_norm), jnp.dtype(config.first_moment)
     if config.name == "muon":
         muon = optax.contrib.muon(
             rate, eps=config.eps, weight_decay=config.weight_decay, mu_dtype=dtype, consistent_rms=0.2,
             adam_b1=config.b1, adam_b2=config.b2, adam_weight_decay=config.weight_decay,
-            muon_weight_dimension_numbers=_stacked_matrices,
+            muon_weight_dimension_numbers=lambda _: _matrices(axes),
         )  # fmt: skip
         return optax.chain(clip, muon)
     if config.name == "adafactor":
@@ -151,15 +154,21 @@ def _store_second_moment(adam: optax.GradientTransformation, dtype: Any) -> opta
     return optax.GradientTransformation(lambda params: stored(adam.init(params), dtype), update)
 
 
-def _stacked_matrices(params: Any) -> Any:
+def stacked_kernels(axes: Any) -> Any:
+    """Which parameters are the matrices (L, in, out) of stacked layers: a tree of bools like `axes`.
+
+    A stack has the logical axis `layers`; a convolution's kernel has as many axes and is none. Tables of modulation and
+    pairs of adapters are stacked too, but are no kernels.
+    """
+    is_axes = lambda x: isinstance(x, tuple)
+    kernel = lambda path, names: path[-1].key == "kernel" and len(names) == 3 and names[0] == "layers"
+    return jax.tree_util.tree_map_with_path(kernel, axes, is_leaf=is_axes)
+
+
+def _matrices(axes: Any) -> Any:
     """For every parameter the axes that Muon orthogonalises: (in, out) of kernels in stacked layers, None elsewhere."""
-
-    def axes(path: tuple, x: Any) -> optax.contrib.MuonDimensionNumbers | None:
-        names = [key.key for key in path]
-        stacked = x.ndim == 3 and names[-1] == "kernel" and ("blocks" in names or "layers" in names)
-        return optax.contrib.MuonDimensionNumbers(1, 2) if stacked else None
-
-    return jax.tree_util.tree_map_with_path(axes, params)
+    dimensions = optax.contrib.MuonDimensionNumbers(1, 2)
+    return jax.tree.map(lambda stacked: dimensions if stacked else None, stacked_kernels(axes))
 
 
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:

@@ -21,7 +21,7 @@ from ltx_jax.parallel.rules import constrain_divisible
 from ltx_jax.rng import named_key
 from ltx_jax.training.config import StageConfig
 from ltx_jax.training.guard import accept
-from ltx_jax.training.optimizer import learning_rate, make_optimizer
+from ltx_jax.training.optimizer import learning_rate, make_optimizer, stacked_kernels
 from ltx_jax.training.state import TrainState, abstract_state, update_ema
 
 Array = jax.Array
@@ -50,12 +50,12 @@ def make_train_program(
     the mesh's devices need not exist. A step whose loss or gradients are refused (training/guard.py) returns the state
     as it was, and says so in the metric `skipped`.
     """
-    optimizer = make_optimizer(config.optimizer)
+    optimizer = make_optimizer(config.optimizer, axes)
     state = abstract_state(shapes, axes, optimizer, config, mesh)
     shardings = jax.tree.map(lambda x: x.sharding, state)
 
     def train_step(state: TrainState, frozen: Any, batch: Any) -> tuple[TrainState, Metrics]:
-        loss, metrics, gradients = loss_and_gradients(objective, config, state, frozen, batch, shardings.params)
+        loss, metrics, gradients = loss_and_gradients(objective, config, state, frozen, batch, axes, shardings.params)
         norm = optax.global_norm(gradients)
         metrics |= {"loss": loss, "grad_norm": norm, "learning_rate": learning_rate(config.optimizer, state.step)}
         metrics |= _part_norms(gradients)
@@ -77,14 +77,16 @@ def make_train_program(
 
 
 def loss_and_gradients(
-    objective: Objective, config: StageConfig, state: TrainState, frozen: Any, batch: Any, shardings: Any
+    objective: Objective, config: StageConfig, state: TrainState, frozen: Any, batch: Any, axes: Any, shardings: Any
 ) -> tuple[Array, Metrics, Any]:
     """Loss, metrics and float32 gradients, each gradient sharded as its parameter (so it is reduced by scattering).
+
+    axes, shardings: of the trainable parameters.
 
     With config.accumulate = N the batch goes through in N parts, one after the other, and everything is the mean over
     the parts: for a loss that is a mean over samples, what the whole batch gives.
     """
-    params = _narrowed(state.params) if config.gradient_dtype == "bfloat16" else state.params
+    params = _narrowed(state.params, axes) if config.gradient_dtype == "bfloat16" else state.params
     gradient = jax.value_and_grad(objective, has_aux=True)
 
     def part(at: Array | Microbatch, batch: Any) -> tuple[Array, Metrics, Any]:
@@ -114,10 +116,9 @@ def _split(count: int) -> Callable[[Array], Array]:
     return lambda x: jnp.moveaxis(x.reshape(x.shape[0] // count, count, *x.shape[1:]), 1, 0)
 
 
-def _narrowed(params: Any) -> Any:
+def _narrowed(params: Any, axes: Any) -> Any:
     """Parameters with the kernels of stacked layers in bfloat16: their gradients are then made and summed in it."""
-    wide = lambda path, x: path[-1].key != "kernel" or x.ndim != 3
-    return jax.tree_util.tree_map_with_path(lambda p, x: x if wide(p, x) else x.astype(jnp.bfloat16), params)
+    return jax.tree.map(lambda x, narrow: x.astype(jnp.bfloat16) if narrow else x, params, stacked_kernels(axes))
 
 
 def _part_norms(gradients: Any) -> Metrics:

@@ -8,14 +8,18 @@ import numpy as np
 import optax
 import pytest
 
+from ltx_jax.bundle import abstract_parts, make_networks
 from ltx_jax.config import from_mapping
 from ltx_jax.errors import UserError
+from ltx_jax.parallel.mesh import MeshConfig, make_mesh
+from ltx_jax.releases import release
 from ltx_jax.training.optimizer import (
     OptimizerConfig,
     ScheduleConfig,
     clip_by_global_norm,
     learning_rate,
     make_optimizer,
+    stacked_kernels,
 )
 
 
@@ -33,7 +37,7 @@ def test_clip_leaves_small_gradients_and_bounds_large_ones():
 
 
 def test_decay_is_decoupled_from_the_gradient():
-    optimizer = make_optimizer(OptimizerConfig(learning_rate=0.1, schedule=ScheduleConfig("constant")))
+    optimizer = make_optimizer(OptimizerConfig(learning_rate=0.1, schedule=ScheduleConfig("constant")), {"w": (None,)})
     params = {"w": jnp.array([2.0, -4.0])}
     updates, _ = optimizer.update({"w": jnp.zeros(2)}, optimizer.init(params), params)
     np.testing.assert_allclose(updates["w"], -0.1 * 0.01 * params["w"], rtol=1e-6)
@@ -41,7 +45,7 @@ def test_decay_is_decoupled_from_the_gradient():
 
 def test_first_update_has_the_size_of_the_learning_rate():
     config = OptimizerConfig(learning_rate=0.1, weight_decay=0.0, schedule=ScheduleConfig("constant"))
-    optimizer = make_optimizer(config)
+    optimizer = make_optimizer(config, {"w": (None,)})
     params = {"w": jnp.zeros(3)}
     updates, _ = optimizer.update({"w": jnp.array([0.1, -0.01, 0.3])}, optimizer.init(params), params)
     np.testing.assert_allclose(updates["w"], [-0.1, 0.1, -0.1], rtol=1e-4)
@@ -84,12 +88,28 @@ def test_options_that_would_do_nothing_are_refused():
         OptimizerConfig(learning_rate=0)
 
 
+def test_kernels_of_stacked_layers_are_told_by_their_axes():
+    """A convolution's kernel has three axes as well; tables and biases are stacked as well."""
+    with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
+        _, axes = abstract_parts(make_networks(release("toy")), ("transformer", "text", "vocoder"))
+    found = {
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, stacked in jax.tree_util.tree_leaves_with_path(stacked_kernels(axes))
+        if stacked
+    }
+    assert {f"transformer/blocks/{name}/kernel" for name in ("video/attn1/to_q", "cross/audio_to_video/to_k")} <= found
+    assert all("/blocks/" in name or "/layers/" in name for name in found)
+    assert not any(name.startswith("vocoder") for name in found)
+    assert any(name.startswith("text") for name in found)
+
+
 def descend(config, steps=60):
     """A badly scaled least-squares problem in a stacked kernel, minimised: the loss before and after."""
     target = jnp.asarray(np.random.default_rng(0).normal(size=(2, 128, 128)), jnp.float32)
     scale = jnp.logspace(-1, 1, 128)
     loss = lambda p: jnp.mean((scale * (p["blocks"]["kernel"] - target)) ** 2)
-    optimizer, params = make_optimizer(config), {"blocks": {"kernel": jnp.zeros_like(target)}}
+    optimizer = make_optimizer(config, {"blocks": {"kernel": ("layers", "embed", "mlp")}})
+    params = {"blocks": {"kernel": jnp.zeros_like(target)}}
 
     @jax.jit
     def step(params, state):

@@ -72,7 +72,7 @@ def make_stage(config=CONFIG, poison=(), pause=0.0, preview=None, sizes=(1, 1, 1
     abstract = replicated_like(frozen, mesh)
     program = make_train_program(objective, config, shapes, axes, abstract, batch, mesh)
     params = {"net": {"kernel": np.random.default_rng(0).normal(size=(8, 8)).astype(np.float32)}}
-    state = lambda: jax.device_get(initial_state(params, make_optimizer(config.optimizer), config))
+    state = lambda: jax.device_get(initial_state(params, make_optimizer(config.optimizer, axes), config))
     return Stage(
         name="dit", config=config, program=program, frozen=place(frozen, abstract), preview=preview,
         initialize=lambda: place(state(), program.abstract_args[0]),

@@ -28,7 +28,7 @@ def test_state_is_sharded_as_its_parameters():
     mesh = make_mesh(MeshConfig(2, 2, 1, 2), jax.devices()[:8])
     shapes = {"kernel": jax.ShapeDtypeStruct((8, 6), jnp.float32), "bias": jax.ShapeDtypeStruct((6,), jnp.float32)}
     axes = {"kernel": ("embed", "mlp"), "bias": ("mlp",)}
-    state = abstract_state(shapes, axes, make_optimizer(OptimizerConfig()), StageConfig(), mesh)
+    state = abstract_state(shapes, axes, make_optimizer(OptimizerConfig(), axes), StageConfig(), mesh)
     for part in (state.params, state.ema):
         assert part["kernel"].sharding.spec == PartitionSpec(EMBED, "tensor")
     kernels = [x for x in jax.tree.leaves(state.opt_state) if x.shape == (8, 6)]
@@ -37,7 +37,8 @@ def test_state_is_sharded_as_its_parameters():
 
 
 def test_no_average_without_decay():
-    state = initial_state({"w": jnp.ones(3)}, make_optimizer(OptimizerConfig()), StageConfig(ema_decay=0))
+    optimizer = make_optimizer(OptimizerConfig(), {"w": (None,)})
+    state = initial_state({"w": jnp.ones(3)}, optimizer, StageConfig(ema_decay=0))
     assert state.ema is None and state.weights is state.params
 
 
@@ -49,7 +50,7 @@ def test_every_optimizers_state_follows_its_parameters(name):
     axes = {
         "blocks": {"kernel": ("layers", "embed", "mlp"), "bias": ("layers", "mlp")}, "out": {"kernel": ("mlp", "embed")}
     }  # fmt: skip
-    state = abstract_state(shapes, axes, make_optimizer(OptimizerConfig(name)), StageConfig(), mesh)
+    state = abstract_state(shapes, axes, make_optimizer(OptimizerConfig(name), axes), StageConfig(), mesh)
     found = {x.shape: x.sharding.spec for x in jax.tree.leaves(state.opt_state) if x.ndim > 1 or x.size > 1}
     if name == "adafactor":  # row and column sums of the kernels, the bias whole
         assert found[3, 256] == PartitionSpec(None, EMBED) and found[3, 128] == PartitionSpec(None, "tensor")

@@ -85,19 +85,19 @@ def check_start(config: DiTStageConfig, start: Any) -> None:
 
 def first_values(
     setting: Setting, objective: DiTObjective, start: Params | None
-) -> tuple[Callable[[], Params], Params | None]:
-    """What makes the trainable parameters at random, and those to start from instead, if any."""
+) -> tuple[Callable[[], Params], Params | None, Any]:
+    """What makes the trainable parameters at random, those to start from instead, if any, and their logical axes."""
     release, config, seed = setting.release, setting.config.dit, setting.config.seed
     parts = trainable_parts(config)
+    with jax.set_mesh(setting.mesh):
+        shapes, axes = abstract_trainable(objective.networks, config)
     if config.lora is None:
         given = None if start is None else {part: start[part] for part in parts}
-        return (lambda: initial_parts(objective.networks, parts, seed)), given
-    with jax.set_mesh(setting.mesh):
-        shapes, _ = abstract_trainable(objective.networks, config)
+        return (lambda: initial_parts(objective.networks, parts, seed)), given, axes
     load = functools.partial(loaded_lora, config.lora, release.transformer, shapes[LORA], seed)
     given = LazyParts({LORA: load}) if config.lora.init else None  # a run that goes on needs the file no more
     layers = adapted_layers(config.lora, release.transformer)
-    return (lambda: {LORA: initial_lora(shapes[LORA], seed, layers)}), given
+    return (lambda: {LORA: initial_lora(shapes[LORA], seed, layers)}), given, axes
 
 
 def preview(setting: Setting, start: Params | None, encoders: Params) -> Callable | None:
