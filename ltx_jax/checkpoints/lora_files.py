@@ -31,7 +31,8 @@ _KEY = re.compile(
 )
 _PREFIX = re.compile(r"(?:(?:base_model|model|module|_orig_mod|diffusion_model|velocity_model|transformer|unet)\.)*")
 _PREFIX_WORDS = {
-    "", "base", "model", "module", "orig", "mod", "diffusion", "velocity", "transformer", "unet", "lora", "lycoris",
+    "", "base", "model", "module", "orig", "mod", "pipe", "net", "diffusion", "velocity", "transformer", "unet", "dit",
+    "lora", "lycoris",
 }  # fmt: skip
 _OTHER_KINDS = {
     "DoRA": r"dora_scale|lora_magnitude_vector",

@@ -15,6 +15,8 @@ from ltx_jax.parts import find_part
 from ltx_jax.releases import release
 
 TO_OUT = "transformer_blocks.0.attn1.to_out.0"
+TO_Q = "transformer_blocks.0.attn1.to_q"
+PACKED = {"transformer.r": 4, "transformer.lora_alpha": 16}
 CONNECTOR = "video_embeddings_connector.transformer_1d_blocks.1.ff.net.0.proj"
 MODULES = (
     TO_OUT, "transformer_blocks.1.audio_attn1.to_q", "transformer_blocks.11.attn1.to_q", "proj_out", "audio_proj_out",
@@ -158,28 +160,28 @@ def merged_with(tensors, metadata, path):
         np.asarray(m.params["transformer"]["blocks"]["video"]["attn1"]["to_q"]["kernel"])
         for m in (model, apply_loras(model, [(str(path), 1.0)]))
     ]
-    (a,), (b,) = ([v for k, v in tensors.items() if side in k] for side in ("A.weight", "B.weight"))
+    a, b = list(tensors.values())[:2]
     assert np.array_equal(kernels[0][1:], kernels[1][1:])
     product = (b.astype(float) @ a).T
     return float(((kernels[1][0] - kernels[0][0]) * product).sum() / (product**2).sum())
 
 
 @pytest.mark.parametrize(
-    ("prefix", "alpha", "metadata", "right"),
+    ("name", "sides", "alpha", "metadata", "right"),
     [
-        ("diffusion_model.", None, None, 1),
-        ("transformer.", None, {"lora_adapter_metadata": '{"transformer.r": 4, "transformer.lora_alpha": 16}'}, 4),
-        ("transformer.", None, {"transformer.lora_alpha": "16", "transformer.r": "4"}, 4),
-        ("base_model.model.", None, None, 1),
-        ("diffusion_model.", [2], None, 0.5),
+        (f"diffusion_model.{TO_Q}", SIDES[0], None, None, 1),
+        (f"transformer.{TO_Q}", SIDES[0], None, {"lora_adapter_metadata": json.dumps(PACKED)}, 4),
+        (f"transformer.{TO_Q}", SIDES[0], None, {"transformer.lora_alpha": "16", "transformer.r": "4"}, 4),
+        ("lora_unet_model_" + TO_Q.replace(".", "_"), SIDES[2], 2, None, 0.5),
+        (f"base_model.model.{TO_Q}", SIDES[0], None, None, 1),
+        (f"diffusion_model.{TO_Q}", SIDES[0], [2], None, 0.5),
     ],
 )
-def test_a_merge_has_the_strength_that_the_file_says(prefix, alpha, metadata, right, tmp_path):
+def test_a_merge_has_the_strength_that_the_file_says(name, sides, alpha, metadata, right, tmp_path):
     width = release("toy").transformer.stream("video").width
-    a, b = pair(4, width, width)
-    name = f"{prefix}transformer_blocks.0.attn1.to_q"
-    tensors = {f"{name}.lora_A.weight": a, f"{name}.lora_B.weight": b}
-    tensors |= {} if alpha is None else {f"{name}.alpha": np.array(alpha, np.float32)}
+    tensors = dict(zip((f"{name}.{side}" for side in sides), pair(4, width, width), strict=True))
+    if alpha is not None:
+        tensors[f"{name}.alpha"] = np.array(alpha, np.float32)
     assert merged_with(tensors, metadata, tmp_path / "x.safetensors") == pytest.approx(right, abs=1e-3)
 
 
