@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 from av.error import FFmpegError
@@ -14,6 +15,8 @@ from ltx_jax.errors import UserError
 
 FILE = "file:"
 STILL_CODECS = {"mjpeg", "png", "bmp", "webp", "tiff", "jpegxl"}  # what covers are stored in
+# Tags in another encoding than UTF-8 must not hinder: from PyAV 19 on they never do, and it has no such argument.
+_METADATA: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 PATIENCE = 64  # failed reads one after the other, after which the rest of a file is given up
 
 
@@ -23,7 +26,7 @@ def opened(path: str | os.PathLike[str]) -> Iterator[av.container.InputContainer
     if not Path(path).is_file():
         raise UserError(f"There is no video '{path}'.")
     try:
-        container = av.open(file_url(path), metadata_errors="replace")
+        container = av.open(file_url(path), **_METADATA)
     except (FFmpegError, ValueError, OSError) as error:
         raise UserError(f"'{path}' is no video that can be read ({reason(error)}).") from None
     with container:
