@@ -35,6 +35,8 @@ QUICK = (
     "training/test_step.py",
     "training/test_lora.py",
     "pipelines/test_request.py",
+    "pipelines/test_clip.py",
+    "pipelines/test_sampler.py::test_clips_have_the_release_sizes",
     "conformance/test_golden.py::test_golden_case_passes[dit/forward",
 )
 TESTS = Path(__file__).parent
