@@ -109,16 +109,18 @@ def make_forward(case: Case, mesh: Mesh, *, gradient: bool = False) -> Program:
     def forward(params: Any, video: Stream, audio: Stream, video_text: Any, audio_text: Any) -> Any:
         return module.apply({"params": params}, video, audio, Context(video_text), Context(audio_text))
 
-    def loss(params: Any, *inputs: Any) -> jax.Array:
-        return sum(jnp.sum(jnp.square(v)) for v in forward(params, *inputs))  # type: ignore[return-value]
+    def loss(params: Any, video: Stream, audio: Stream, video_text: Any, audio_text: Any) -> Any:
+        return sum(jnp.sum(jnp.square(v)) for v in forward(params, video, audio, video_text, audio_text))
 
     with jax.set_mesh(mesh):
         shapes, axes = abstract_params(module, *example_inputs(case.config))
     shardings = param_shardings(axes, shapes, mesh)
     inputs = case.inputs({k: np.broadcast_to(np.float32(0), x) for k, x in _shapes(case).items()})
-    abstract = tuple(_shard_inputs(x, mesh) for x in inputs)
+    names = ("video", "audio", "video_text", "audio_text")
+    abstract = {name: _shard_inputs(x, mesh) for name, x in zip(names, inputs, strict=True)}
     function, out = (jax.grad(loss), shardings) if gradient else (forward, None)
-    return make_program(function, (with_shardings(shapes, shardings), *abstract), mesh, out_shardings=out)
+    arguments = {"params": with_shardings(shapes, shardings), **abstract}
+    return make_program(function, arguments, mesh, out_shardings=out, weights=["params"])
 
 
 def _shapes(case: Case) -> dict[str, tuple[int, ...]]:
@@ -163,13 +165,14 @@ def measure(case: Case, repeats: int, torch: bool) -> list[dict[str, Any]]:
     mesh = make_mesh(MeshConfig(data=1, fsdp=-1))
     arrays = case.arrays(np.random.default_rng(0))
     forward = make_forward(case, mesh)
-    params = _random_params(forward.abstract_args[0])
+    params = _random_params(forward.arguments["params"])
     rival = None
     if torch:
         from dit_torch import Rival
 
         rival = Rival(case, params, arrays)
-    placed = tuple(place(x, a) for x, a in zip((params, *case.inputs(arrays)), forward.abstract_args, strict=True))
+    given = (params, *case.inputs(arrays))
+    placed = tuple(place(x, a) for x, a in zip(given, forward.arguments.values(), strict=True))
     del params
     peak = _peak(mesh)
     rows = []
@@ -197,8 +200,7 @@ def measure(case: Case, repeats: int, torch: bool) -> list[dict[str, Any]]:
 def _flops(case: Case, mesh: Mesh, gradient: bool) -> float:
     """FLOPs of the pass, without what is computed twice to save memory."""
     program = make_forward(dataclasses.replace(case, remat="none"), mesh, gradient=gradient)
-    with jax.set_mesh(mesh):
-        return jaxpr_flops(program.jitted.trace(*program.abstract_args).jaxpr)
+    return jaxpr_flops(program.trace().jaxpr)
 
 
 def _random_params(abstract: Any) -> Any:

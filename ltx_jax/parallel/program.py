@@ -1,4 +1,4 @@
-"""Programs: a jitted function together with the abstract arguments it is compiled for.
+"""Programs: a jitted function together with the named abstract arguments it is compiled for.
 
 Everything compiled is made here, once, and is used twice: the run compiles it for the devices it has and executes the
 result; the planner compiles the very same program for devices that are not there. So a program is built from shapes
@@ -6,7 +6,8 @@ and shardings alone, and arrays are always arguments, never closed-over constant
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,21 +21,29 @@ from ltx_jax.parallel import rules
 class Program:
     """A jitted function, the ShapeDtypeStructs (with shardings) of its arguments, and the mesh it is traced under.
 
-    model_flops: of one run, over all devices, without what is computed twice to save memory; it traces when called.
+    arguments: by the names that the function gives them, in its order. weights: the names of those that are a model's
+    parameters and stay the same from call to call. model_flops: of one run, over all devices, without what is computed
+    twice to save memory; it traces when called.
     """
 
     jitted: Any
-    abstract_args: tuple[Any, ...]
+    arguments: Mapping[str, Any]
     mesh: Mesh
+    weights: tuple[str, ...] = ()
     model_flops: Callable[[], float] | None = None
+
+    def trace(self) -> Any:
+        """The program as a jaxpr."""
+        with jax.set_mesh(self.mesh):
+            return self.jitted.trace(*self.arguments.values())
 
     def lower(self) -> jax.stages.Lowered:
         """The program as StableHLO for the mesh's devices, which need not exist on this machine."""
         with jax.set_mesh(self.mesh):
-            return self.jitted.lower(*self.abstract_args)
+            return self.jitted.lower(*self.arguments.values())
 
     def compile(self, compiler_options: Mapping[str, Any] | None = None) -> jax.stages.Compiled:
-        """The executable: call it with arrays of the shapes and shardings of `abstract_args`."""
+        """The executable: call it with arrays of the shapes and shardings of `arguments`, in their order."""
         options = {**platform_options(self.mesh), **(compiler_options or {})}
         return self.lower().compile(compiler_options=options or None)
 
@@ -52,16 +61,26 @@ def platform_options(mesh: Mesh) -> dict[str, Any]:
 
 
 def make_program(
-    function: Callable, abstract_args: tuple[Any, ...], mesh: Mesh, *, out_shardings: Any = None, donate: int = 0
+    function: Callable,
+    arguments: Mapping[str, Any],
+    mesh: Mesh,
+    *,
+    out_shardings: Any = None,
+    donate: Sequence[str] = (),
+    weights: Sequence[str] = (),
 ) -> Program:
-    """Jit `function` for arguments whose leaves are ShapeDtypeStructs with shardings; the first `donate` are donated.
+    """Jit `function` for `arguments`, by the names of its parameters: trees of ShapeDtypeStructs with shardings.
 
-    out_shardings: a tree (or prefix of one) of shardings, or None to let the compiler choose.
+    out_shardings: a tree (or prefix of one) of shardings, or None to let the compiler choose. donate: names of the
+    arguments whose memory the results may take. weights: see `Program`.
     """
+    names = list(arguments)
+    assert names == list(inspect.signature(function).parameters), f"{function} does not take {names}"
+    assert {*donate, *weights} <= set(names), f"{donate} and {weights} must be among {names}"
     options = {} if out_shardings is None else {"out_shardings": out_shardings}
-    shardings = jax.tree.map(lambda x: x.sharding, abstract_args)
-    jitted = jax.jit(function, in_shardings=shardings, donate_argnums=tuple(range(donate)), **options)
-    return Program(jitted, abstract_args, mesh)
+    shardings = tuple(jax.tree.map(lambda x: x.sharding, tree) for tree in arguments.values())
+    jitted = jax.jit(function, in_shardings=shardings, donate_argnums=tuple(map(names.index, donate)), **options)
+    return Program(jitted, dict(arguments), mesh, tuple(weights))
 
 
 def with_shardings(shapes: Any, shardings: Any) -> Any:

@@ -27,7 +27,8 @@ def make_encode_text_program(
     """Text encoder and connectors (params, ids (B, S) int32, mask (B, S) int32) -> contexts (B, S, E), a pair."""
     params = abstract_weights(networks, codec.TEXT_ENCODER, mesh, weights)
     tokens = batch_like(Struct((batch, networks.release.text_length), np.int32), mesh)
-    return make_program(lambda p, i, m: codec.text_contexts(networks, p, i, m), (params, tokens, tokens), mesh)
+    encode = lambda params, ids, mask: codec.text_contexts(networks, params, ids, mask)
+    return make_program(encode, {"params": params, "ids": tokens, "mask": tokens}, mesh, weights=["params"])
 
 
 def make_encode_video_program(
@@ -36,7 +37,8 @@ def make_encode_video_program(
     """The video encoder (params, pixels (1, F, h, w, 3) in [-1, 1]) -> tokens (1, T, C). frames: (F, h, w, 3)."""
     params = abstract_weights(networks, codec.VIDEO_ENCODER, mesh, weights)
     pixels = batch_like(Struct((1, *frames), np.float32), mesh)
-    return make_program(lambda p, x: codec.video_tokens(networks, p, x), (params, pixels), mesh)
+    encode = lambda params, pixels: codec.video_tokens(networks, params, pixels)
+    return make_program(encode, {"params": params, "pixels": pixels}, mesh, weights=["params"])
 
 
 def make_sample_program(
@@ -62,8 +64,11 @@ def make_sample_program(
     contexts = abstract_contexts(networks, track.clean.shape[0], mesh)
     step = replicated_like(np.int32(0), mesh)
     out = jax.tree.map(lambda x: x.sharding, state)
-    arguments = (state, params, contexts, replicated_like(plan, mesh), step, step)
-    return make_program(sample, arguments, mesh, out_shardings=out, donate=1)
+    arguments = {
+        "state": state, "params": params, "contexts": contexts, "plan": replicated_like(plan, mesh), "start": step,
+        "stop": step,
+    }  # fmt: skip
+    return make_program(sample, arguments, mesh, out_shardings=out, donate=["state"], weights=["params"])
 
 
 def make_decode_video_program(
@@ -72,7 +77,8 @@ def make_decode_video_program(
 ) -> Program:  # fmt: skip
     """The video decoder (params, tokens (B, T, C)) -> uint8 pixels (B, F, h, w, 3). tokens: abstract."""
     params = abstract_weights(networks, codec.VIDEO_DECODER, mesh, weights)
-    return make_program(lambda p, x: codec.decode_video(networks, p, x, grid), (params, tokens), mesh)
+    decode = lambda params, tokens: codec.decode_video(networks, params, tokens, grid)
+    return make_program(decode, {"params": params, "tokens": tokens}, mesh, weights=["params"])
 
 
 def make_decode_tile_program(
@@ -89,7 +95,7 @@ def make_decode_tile_program(
         means = video_statistics.denormalize(latents, params["video_statistics"])
         return networks.apply(params, "video_decoder", means).astype(np.float32)
 
-    return make_program(decode, (params, tile), mesh)
+    return make_program(decode, {"params": params, "latents": tile}, mesh, weights=["params"])
 
 
 def make_decode_audio_program(
@@ -97,7 +103,8 @@ def make_decode_audio_program(
 ) -> Program:
     """Audio decoder and vocoder (params, tokens (B, A, C)) -> waveform (B, 2, samples). tokens: abstract."""
     params = abstract_weights(networks, codec.AUDIO_DECODER, mesh, weights)
-    return make_program(lambda p, x: codec.decode_audio(networks, p, x), (params, tokens), mesh)
+    decode = lambda params, tokens: codec.decode_audio(networks, params, tokens)
+    return make_program(decode, {"params": params, "tokens": tokens}, mesh, weights=["params"])
 
 
 def abstract_contexts(networks: Networks, batch: int, mesh: Mesh) -> dict[str, tuple[Any, Any]]:

@@ -193,10 +193,9 @@ class Sampler:
         plan = make_plan(np.asarray(stage.sigmas, np.float32), *guidance, blocks=blocks, stepper=stage.stepper)
         abstract = programs.abstract_state(state, self.mesh)
         sample = self._load(programs.make_sample_program, ("transformer",), abstract, plan)
-        contexts = {"positive": positive, "negative": negative}
-        state, _, contexts, plan, *_ = programs.put(
-            (state, sample.weights, contexts, plan, 0, 0), sample.program.abstract_args
-        )
+        given = {"state": state, "contexts": {"positive": positive, "negative": negative}, "plan": plan}
+        placed = programs.put(given, {name: sample.program.arguments[name] for name in given})
+        state, contexts, plan = (placed[name] for name in given)
         for step in range(stage.steps):
             state = sample.run(state, sample.weights, contexts, plan, np.int32(step), np.int32(step + 1))
             jax.block_until_ready(state)

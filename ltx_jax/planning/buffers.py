@@ -10,13 +10,14 @@ import numpy as np
 
 from ltx_jax.parallel.program import Program
 from ltx_jax.planning.hlo import Instruction, Module, Shape
+from ltx_jax.training.state import TrainState
 
 
 def largest_replicated(program: Program) -> tuple[str, float]:
     """The largest argument that every device holds whole: its name and bytes; ("", 0) on one device."""
     if program.mesh.size == 1:
         return ("", 0.0)
-    leaves = jax.tree_util.tree_leaves_with_path(program.abstract_args)
+    leaves = jax.tree_util.tree_leaves_with_path(dict(program.arguments))
     size = lambda x: float(math.prod(x.shape) * np.dtype(x.dtype).itemsize)
     whole = [(jax.tree_util.keystr(p), size(x)) for p, x in leaves if x.sharding.is_fully_replicated]
     return max(whole, key=lambda item: item[1], default=("", 0.0))
@@ -30,8 +31,7 @@ def largest_whole(program: Program, module: Module | None) -> tuple[str, float]:
     """
     if module is None or program.mesh.size == 1:
         return ("", 0.0)
-    with jax.set_mesh(program.mesh):
-        known = set(_array_shapes(program.jitted.trace(*program.abstract_args).jaxpr.jaxpr))
+    known = set(_array_shapes(program.trace().jaxpr.jaxpr))
     best = ("", 0.0)
     for instruction in _materialised(module):
         for shape in instruction.shapes:
@@ -73,8 +73,8 @@ def _materialised(module: Module) -> Iterator[Instruction]:
 def stacks(program: Program, module: Module) -> dict[str, float]:
     """Bytes of the arrays with an entry per layer that a training step's loops fill: "gradients" are those of a
     parameter's shape, the others are the "activations" kept for the backward pass. Empty for other programs."""
-    state = program.abstract_args[0]
-    if not hasattr(state, "opt_state"):
+    state = program.arguments.get("state")
+    if not isinstance(state, TrainState):
         return {}
     local = lambda x: _core(x.sharding.shard_shape(x.shape))
     parameters = Counter(local(x) for x in jax.tree.leaves(state.params) if len(x.shape) > 1)

@@ -19,6 +19,7 @@ from ltx_jax.planning.roofline import Roofline, roofline
 from ltx_jax.planning.topology import Topology
 from ltx_jax.planning.traffic import Collective, Totals, totals
 from ltx_jax.planning.workload import Workload, make_programs, model_flops, program_flops
+from ltx_jax.training.state import TrainState
 
 USABLE = 0.975  # of a TPU's data sheet memory; measured on v6e: 31.2 of 32 GB
 HOST = ("pinned_host", "unpinned_host")
@@ -126,10 +127,10 @@ def _worst(items: Any) -> tuple[str, float]:
 
 def weights(program: Program) -> Any:
     """The trained parameters of a training step, or the weights of another program."""
-    first, second, *_ = program.abstract_args
-    if hasattr(first, "opt_state"):
-        return first.params
-    return first if isinstance(first, dict) else second
+    state = program.arguments.get("state")
+    if isinstance(state, TrainState):
+        return state.params
+    return [program.arguments[name] for name in program.weights]
 
 
 def _compile(program: Program) -> _Compiled:
@@ -158,15 +159,15 @@ def _compile(program: Program) -> _Compiled:
 
 def _arguments(program: Program) -> tuple[dict[str, float], float]:
     """Bytes per device of the arguments by kind, and of those that lie in the host's memory."""
-    first, *rest = program.abstract_args
-    if hasattr(first, "opt_state"):
-        kinds = {
-            "parameters": first.params, "optimizer": first.opt_state, "moving average": first.ema,
-            "frozen parameters": rest[0].get("params") if rest else None, "inputs": rest[1:],
+    given = dict(program.arguments)
+    kinds = {"parameters": weights(program)}
+    if isinstance(given.get("state"), TrainState):
+        state, frozen = given.pop("state"), dict(given.pop("frozen"))
+        kinds |= {
+            "optimizer": state.opt_state, "moving average": state.ema, "frozen parameters": frozen.pop("params", None),
         }  # fmt: skip
-    else:
-        used = weights(program)
-        kinds = {"parameters": used, "inputs": [a for a in program.abstract_args if a is not used]}
+        given["tables"] = frozen
+    kinds["inputs"] = [tree for name, tree in given.items() if name not in program.weights]
     leaves = {name: jax.tree.leaves(tree) for name, tree in kinds.items()}
     device = {n: float(sum(_local(x) for x in xs if x.sharding.memory_kind not in HOST)) for n, xs in leaves.items()}
     host = sum(_local(x) for xs in leaves.values() for x in xs if x.sharding.memory_kind in HOST)

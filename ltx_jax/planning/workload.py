@@ -6,7 +6,6 @@ Every program comes from the same call that the run makes; nothing here is a ske
 import dataclasses
 from typing import Any, Literal, get_args
 
-import jax
 from jax.sharding import Mesh
 
 from ltx_jax.bundle import Networks, networks_on
@@ -125,5 +124,4 @@ def model_flops(experiment: Experiment, workload: Workload, mesh: Mesh) -> float
 
 def program_flops(program: Program, trips: int = 1) -> float:
     """FLOPs of a program as it is written, of all devices."""
-    with jax.set_mesh(program.mesh):
-        return jaxpr_flops(program.jitted.trace(*program.abstract_args).jaxpr, trips)
+    return jaxpr_flops(program.trace().jaxpr, trips)

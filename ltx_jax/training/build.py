@@ -85,7 +85,7 @@ def make_initializer(
 
     axes: logical axes of the parameters.
     """
-    config, abstract = setting.config.stage(name), program.abstract_args[0]
+    config, abstract = setting.config.stage(name), program.arguments["state"]
     optimizer = make_optimizer(config.optimizer, axes)
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
 
@@ -136,7 +136,7 @@ def statistics(setting: Setting, name: StageName, stage: Stage, weights: Params)
     nets = networks_on(setting.mesh, setting.release, stage.config.dtype)
     moments = vae.video_moments if name == "video_vae" else vae.audio_moments
     measure = jax.jit(functools.partial(moments, nets), out_shardings=replicated(setting.mesh))
-    abstract = stage.program.abstract_args[2]
+    abstract = stage.program.arguments["batch"]
     batches = stage.batches()
     count = stage.config.statistics_batches  # type: ignore[attr-defined]
     with jax.set_mesh(setting.mesh):

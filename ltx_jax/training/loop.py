@@ -70,7 +70,7 @@ class CompiledSteps:
             self._say(f"{self._stage.name}: compiling the step" + (f" of {name}" if name else ""))
             with self._speed.losing("compile"):
                 self._compiled[name] = program.compile()
-        wanted = program.abstract_args[2]
+        wanted = program.arguments["batch"]
         missing = [key for key in wanted if key not in host]
         if missing:
             raise UserError(f"The training mode needs '{missing[0]}' with every clip, and the data do not have it.")
@@ -199,7 +199,7 @@ def _restore(stage: Stage, checkpoints: Checkpoints, batches: Batches) -> tuple[
     if latest is None:
         return stage.initialize(), 0
     check_config(stage.identity, checkpoints.config(latest), str(checkpoints.folder))
-    state, position = checkpoints.restore(latest, stage.program.abstract_args[0])
+    state, position = checkpoints.restore(latest, stage.program.arguments["state"])
     batches.set_state(position)
     say(f"{stage.name}: going on from step {latest} in {checkpoints.folder}")
     return state, latest

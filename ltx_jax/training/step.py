@@ -72,7 +72,8 @@ def make_train_program(
         return forward * (2 + trained / (trained + fixed))  # backward: to activations, and to weights that learn
 
     out = (shardings, replicated(mesh))
-    program = make_program(train_step, (state, frozen, batch), mesh, out_shardings=out, donate=1)
+    arguments = {"state": state, "frozen": frozen, "batch": batch}
+    program = make_program(train_step, arguments, mesh, out_shardings=out, donate=["state"], weights=["frozen"])
     return dataclasses.replace(program, model_flops=model_flops)
 
 

@@ -52,7 +52,7 @@ def test_the_run_samples_with_the_program_that_is_planned(monkeypatch):
     caught, compile_it = [], Program.compile
 
     def catch(self: Program):
-        if not isinstance(self.abstract_args[0], SamplerState):
+        if not isinstance(self.arguments.get("state"), SamplerState):
             return compile_it(self)
         caught.append(self)
         raise Caught
@@ -83,15 +83,15 @@ def test_decoding_is_planned_for_every_release(name):
     shape = VideoShape(9, 64, 64, 8.0)
     video, audio = make_programs(experiment, Workload("decode", shape), mesh).values()
     with jax.set_mesh(mesh):
-        frames = jax.eval_shape(video.jitted, *video.abstract_args)
+        frames = jax.eval_shape(video.jitted, *video.arguments.values())
     assert frames.shape == (2, 9, 64, 64, 3) and frames.dtype == "uint8"
-    assert set(audio.abstract_args[0]) == {"audio_decoder", "audio_statistics", "vocoder"}
+    assert set(audio.arguments["params"]) == {"audio_decoder", "audio_statistics", "vocoder"}
 
 
 def test_padded_tokens_keep_their_length(tiny):
     mesh = make_mesh(MeshConfig(data=1, context=8), jax.devices()[:8])
     (planned,) = make_programs(tiny, Workload("sample", VideoShape(9, 24, 40, 8.0)), mesh).values()
-    state = planned.abstract_args[0]
+    state = planned.arguments["state"]
     tokens = state.video.stream.latent.shape[1]
     assert tokens % 8 == 0 and state.video.stream.length.shape == (1,)
     assert state.video.stream.latent.sharding.shard_shape((1, tokens, 1))[1] == tokens // 8

@@ -44,7 +44,7 @@ def first_steps(folder: Path, steps: int = STEPS) -> list[dict[str, float]]:
     compiled, state, batches = stage.program.compile(), stage.initialize(), stage.batches()
     curve: list[dict[str, float]] = []
     for _ in range(steps):
-        batch = place(next(batches), stage.program.abstract_args[2])
+        batch = place(next(batches), stage.program.arguments["batch"])
         state, metrics = compiled(state, stage.frozen, batch)
         values: dict[str, Any] = jax.device_get({k: metrics[k] for k in ("loss", "grad_norm")})
         curve.append({k: float(np.float32(v)) for k, v in values.items()})

@@ -32,7 +32,8 @@ def test_every_structure_can_be_trained_alone(name):
     """Traced, not run: which losses there are, and which tokens a batch must bring."""
     stage = dataclasses.replace(STAGE, mode=name)
     objective = make_dit_objective(tiny_release(), stage, SHAPE, mesh(), 0)
-    state, frozen, batch = make_dit_program(tiny_release(), stage, SHAPE, mesh()).abstract_args
+    arguments = make_dit_program(tiny_release(), stage, SHAPE, mesh()).arguments
+    state, frozen, batch = arguments["state"], arguments["frozen"], arguments["batch"]
     with jax.set_mesh(mesh()):
         _, metrics = jax.eval_shape(objective, state.params, frozen, batch, jax.ShapeDtypeStruct((), jnp.int32))
     mode = MODES[name]
@@ -44,7 +45,7 @@ def test_every_structure_can_be_trained_alone(name):
 
 def test_stored_masks_are_asked_for():
     stage = dataclasses.replace(STAGE, modes=("video_inpainting", "audio_inpainting"), stored_masks=True)
-    batch = make_dit_program(tiny_release(), stage, SHAPE, mesh()).abstract_args[2]
+    batch = make_dit_program(tiny_release(), stage, SHAPE, mesh()).arguments["batch"]
     assert batch["video_mask"].shape == batch["video"].shape[:2]
     assert batch["audio_mask"].shape == batch["audio"].shape[:2]
 

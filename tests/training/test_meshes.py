@@ -50,7 +50,7 @@ def loss_and_gradients(sizes, shape=SHAPE, config=CONFIG):
     objective = make_dit_objective(release, config, shape, mesh, seed=3)
     with jax.set_mesh(mesh), jax.default_matmul_precision("highest"):
         program = make_dit_program(release, config, shape, mesh, seed=3)
-        state, frozen_like, batch_like = program.abstract_args
+        state, frozen_like, batch_like = (program.arguments[name] for name in ("state", "frozen", "batch"))
         parts = [part for part in (*trainable_parts(config), *frozen_parts(config)) if part != "lora"]
         params = jax.jit(functools.partial(initial_parts, objective.networks, parts, 0))()
         if config.lora is not None:

@@ -53,7 +53,7 @@ def program(workdir: Path, mesh: str, steps: int, pause: float) -> None:
         name="dit", config=config, program=train, frozen=place(frozen, abstract),
         initialize=lambda: place(
             jax.device_get(initial_state(params, make_optimizer(config.optimizer, axes), config)),
-            train.abstract_args[0],
+            train.arguments["state"],
         ),
         batches=lambda: Share(pause=pause), identity={}, preview=lambda state, step, folder: shown.append(step),
     )  # fmt: skip

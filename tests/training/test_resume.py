@@ -75,7 +75,7 @@ def make_stage(config=CONFIG, poison=(), pause=0.0, preview=None, sizes=(1, 1, 1
     state = lambda: jax.device_get(initial_state(params, make_optimizer(config.optimizer, axes), config))
     return Stage(
         name="dit", config=config, program=program, frozen=place(frozen, abstract), preview=preview,
-        initialize=lambda: place(state(), program.abstract_args[0]),
+        initialize=lambda: place(state(), program.arguments["state"]),
         batches=lambda: Numbers(poison, pause), identity={"training": {"dit": dataclasses.asdict(config)}},
     )  # fmt: skip
 

@@ -38,9 +38,9 @@ def make(config, sizes=(1, 1, 1, 1)):
     batch = batch_like({"x": jax.ShapeDtypeStruct((8, 6), jnp.float32)}, mesh)
     program = make_train_program(objective, config, SHAPES, AXES, {}, batch, mesh)
     params = jax.tree.map(lambda x: np.cos(np.arange(np.prod(x.shape))).reshape(x.shape).astype(np.float32), SHAPES)
-    state = place(initial_state(params, make_optimizer(config.optimizer, AXES), config), program.abstract_args[0])
+    state = place(initial_state(params, make_optimizer(config.optimizer, AXES), config), program.arguments["state"])
     compiled = program.compile()
-    return state, lambda state, x: compiled(state, {}, place({"x": x}, program.abstract_args[2]))
+    return state, lambda state, x: compiled(state, {}, place({"x": x}, program.arguments["batch"]))
 
 
 def numbers(seed, scale=1.0):

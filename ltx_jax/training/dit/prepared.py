@@ -45,7 +45,7 @@ def prepared_stage(
     first, _ = made[clips.buckets[0]]
     shared = place({"params": fixed, "empty": empty}, _without_tables(first))
     programs = {
-        bucket.name: (program, shared | {"tables": place(tables, program.abstract_args[1]["tables"])})
+        bucket.name: (program, shared | {"tables": place(tables, program.arguments["frozen"]["tables"])})
         for bucket, (program, tables) in made.items()
     }
     objective = make_dit_objective(release, config, shape_of(clips.buckets[0]), setting.mesh, setting.config.seed)
@@ -77,7 +77,7 @@ def _program(setting: Setting, bucket: Bucket) -> tuple[Program, Any]:
 
 
 def _without_tables(program: Program) -> dict[str, Any]:
-    return {name: tree for name, tree in program.abstract_args[1].items() if name != "tables"}
+    return {name: tree for name, tree in program.arguments["frozen"].items() if name != "tables"}
 
 
 def empty_text(clips: Mixture, config: DiTStageConfig, release: Release, tokenizer: Tokenizer | None) -> dict[str, Any]:
@@ -139,7 +139,7 @@ def _check_model(clips: Mixture, release: Release, encoders: Params | None) -> N
 
 def _check_item(clips: Mixture, bucket: Bucket, program: Program) -> None:
     """Raise UserError when a bucket's clips do not have the sizes that the model gives to their shape."""
-    item, wanted = clips.item_at(0, bucket, 0), program.abstract_args[2]
+    item, wanted = clips.item_at(0, bucket, 0), program.arguments["batch"]
     for name in ("video", "audio"):
         shape = wanted[name].shape[1:]
         require(

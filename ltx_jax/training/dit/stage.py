@@ -70,7 +70,7 @@ def dit_stage(setting: Setting, start: Params | None, encoders: Params) -> Stage
     )
     collator = TokenBatch(setting.tokenizer if config.train_text else None)
     return Stage(
-        name="dit", config=config, program=program, frozen=place(frozen, program.abstract_args[1]),
+        name="dit", config=config, program=program, frozen=place(frozen, program.arguments["frozen"]),
         initialize=make_initializer(setting, program, "dit", *first_values(setting, objective, start)),
         batches=lambda: setting.batches(rows, config.batch_size, collator),
         identity=setting.identity("dit") | base_record(fixed), preview=preview(setting, start, encoders),
