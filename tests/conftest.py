@@ -1,6 +1,13 @@
-"""Every test runs on the CPU; eight faked devices are visible, so that meshes can be tested."""
+"""Every test runs on the CPU; eight faked devices are visible, so that meshes can be tested.
 
+Programs are compiled once for all tests, workers and commands of a run: they share a cache that goes with the run.
+"""
+
+import atexit
 import os
+import shutil
+import sys
+import tempfile
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -11,6 +18,10 @@ os.environ.setdefault(
 )
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # workers of pytest-xdist begin with what is set here
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="ltx_jax_tests_")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 import jax
 import pytest
@@ -18,6 +29,7 @@ import pytest
 from ltx_jax.parallel.mesh import MeshConfig, make_mesh
 from ltx_jax.parallel.threads import make_room_for_collectives
 
+sys.path.insert(0, str(Path(__file__).parent))  # what tests of several folders share
 make_room_for_collectives(os.environ)
 
 # What is marked `quick`: beginnings of the names of tests, one part of the library after the other. `.ci/run` runs them

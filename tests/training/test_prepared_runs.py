@@ -38,7 +38,7 @@ STAGE = DiTStageConfig(
 
 
 @pytest.fixture(scope="module", autouse=True)
-def without_samples(programs):
+def without_samples():
     """No samples are made: sampling has its own tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiments, "Previews", lambda *_: lambda *_: None)

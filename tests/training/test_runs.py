@@ -37,7 +37,7 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def without_samples(programs, monkeypatch):
+def without_samples(monkeypatch):
     monkeypatch.setattr(experiments, "Previews", lambda *_: lambda *_: None)
 
 

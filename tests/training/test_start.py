@@ -29,7 +29,7 @@ ALL = ("video_vae", "audio_vae", "dit")
 
 
 @pytest.fixture(scope="module")
-def model(programs, tmp_path_factory):
+def model(tmp_path_factory):
     return save_tiny_model(tmp_path_factory.mktemp("model"))
 
 

@@ -64,9 +64,9 @@ def one_device():
     return make_mesh(MeshConfig(), jax.devices()[:1])
 
 
-def save_tiny_model(folder: Path, seed: int = 0) -> Path:
-    """Write a model of random weights into `folder`, and return it."""
-    release = tiny_release()
+def save_tiny_model(folder: Path, seed: int = 0, of: Release | None = None) -> Path:
+    """Write a model of random weights into `folder`, and return it. of: its release, if not the tiny one."""
+    release = of or tiny_release()
     with jax.set_mesh(one_device()):
         networks = make_networks(release)
         shapes, _ = abstract_parts(networks, list(networks.modules))
