@@ -11,9 +11,9 @@ CITED = re.compile(rf"\b({'|'.join(map(re.escape, sorted(PAGES)))})(?: sections?
 
 
 def sections(page):
-    """Numbers of a page's headings, and subsections that are items of a list ("- 12.3 Same steps")."""
+    """Numbers of a page's headings, and of subsections that are rows of a table ("| 12.1 one stage")."""
     text = (SPEC / page).read_text(encoding="utf-8")
-    return set(re.findall(rf"^#+ ({NUMBER})\b", text, re.MULTILINE)) | set(re.findall(r"^- (\d+\.\d+) ", text, re.M))
+    return set(re.findall(rf"^#+ ({NUMBER})\b", text, re.MULTILINE)) | set(re.findall(r"^[-|] (\d+\.\d+) ", text, re.M))
 
 
 def citations(path):
