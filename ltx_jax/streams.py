@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 Array = jax.Array
@@ -71,6 +72,28 @@ class Stream:
         if self.level_index is None:
             return jnp.broadcast_to(self.levels[:, :1], (self.latent.shape[0], tokens))
         return jnp.take_along_axis(self.levels, self.level_index, axis=1)
+
+    def padded(self, tokens: int) -> "Stream":
+        """The stream with padding at its tail, `tokens` tokens in all; the number of real ones becomes its length."""
+        batch, real, _ = self.latent.shape
+        if real == tokens:
+            return self
+        pad = lambda x: pad_tail(x, tokens)
+        turn = lambda r: None if r is None else r.replace(index=pad(r.index))
+        return self.replace(  # type: ignore[attr-defined]
+            latent=pad(self.latent), level_index=pad(self.level_index), keyframes=pad(self.keyframes),
+            groups=pad(self.groups), weights=pad(self.weights), rotary=turn(self.rotary),
+            cross_rotary=turn(self.cross_rotary),
+            length=jnp.full((batch,), real, jnp.int32) if self.length is None else self.length,
+        )  # fmt: skip
+
+
+def pad_tail(x: Any, tokens: int) -> Any:
+    """An array (B, T, ...) with zeros at the tail of axis 1, (B, tokens, ...), on the host if it was there; or None."""
+    if x is None:
+        return None
+    pad = np.pad if isinstance(x, np.ndarray) else jnp.pad
+    return pad(x, ((0, 0), (0, tokens - x.shape[1])) + ((0, 0),) * (x.ndim - 2))
 
 
 def group_weights(groups: Array, weights: Array) -> Array:

@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ltx_jax.diffusion import geometry
 from ltx_jax.diffusion.conditioning import LatentState, add_state_noise, draw_noise, freeze, initial_state
@@ -17,6 +16,7 @@ from ltx_jax.diffusion.items import Item
 from ltx_jax.diffusion.sample import SamplerState, StreamState, make_track
 from ltx_jax.models.dit.rope import rotary_tables
 from ltx_jax.releases import Release
+from ltx_jax.streams import pad_tail
 
 Array = jax.Array
 
@@ -63,18 +63,6 @@ def make_state(release: Release, video: LatentState, audio: LatentState, context
 
 def pad_tokens(track: StreamState, multiple: int) -> StreamState:
     """The track with padding at its tail, up to a multiple of `multiple` tokens; the true length is kept."""
-    batch, tokens, _ = track.stream.latent.shape
-    missing = -tokens % multiple
-    if not missing:
-        return track
-    pad = lambda x: None if x is None else jnp.pad(x, ((0, 0), (0, missing)) + ((0, 0),) * (x.ndim - 2))
-    turn = lambda r: None if r is None else r.replace(index=np.pad(r.index, ((0, 0), (0, missing), (0, 0))))
-    stream: Any = track.stream
-    stream = stream.replace(
-        latent=pad(stream.latent), level_index=pad(stream.level_index), keyframes=pad(stream.keyframes),
-        groups=pad(stream.groups), weights=pad(stream.weights),
-        rotary=turn(stream.rotary), cross_rotary=turn(stream.cross_rotary),
-        length=jnp.full((batch,), tokens, jnp.int32),
-    )  # fmt: skip
-    padded: jax.Array = pad(track.clean)  # type: ignore[assignment]
-    return track.replace(stream=stream, clean=padded)  # type: ignore[attr-defined]
+    tokens = track.stream.latent.shape[1]
+    total = tokens + -tokens % multiple
+    return track.replace(stream=track.stream.padded(total), clean=pad_tail(track.clean, total))  # type: ignore[attr-defined]

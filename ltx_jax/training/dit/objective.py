@@ -163,16 +163,7 @@ class DiTObjective:
             first = np.zeros(tokens, bool)
             first[: self.sizes.video_tokens] = select_frames(self.sizes.grid, 0, 1)
             stream = stream.replace(keyframes=jnp.asarray(np.broadcast_to(first, (batch, tokens))))  # type: ignore[attr-defined]
-        missing = self.sizes.padded - tokens
-        if not missing:
-            return stream
-        pad = lambda x: None if x is None else jnp.pad(x, ((0, 0), (0, missing)) + ((0, 0),) * (x.ndim - 2))
-        turn = lambda r: None if r is None else r.replace(index=pad(r.index))
-        return stream.replace(  # type: ignore[attr-defined]
-            latent=pad(stream.latent), level_index=pad(stream.level_index), keyframes=pad(stream.keyframes),
-            rotary=turn(stream.rotary), cross_rotary=turn(stream.cross_rotary),
-            length=jnp.full((batch,), tokens, jnp.int32) if noisy.length is None else noisy.length,
-        )  # fmt: skip
+        return stream.padded(self.sizes.padded)
 
 
 def _stream(noisy: NoisyStream, tables: dict[str, Rotary], name: str) -> Stream:
