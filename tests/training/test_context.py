@@ -8,7 +8,7 @@ import pytest
 from test_meshes import loss_and_gradients
 
 from ltx_jax.kernels.spec import AttentionSpec
-from ltx_jax.models.dit import attention
+from ltx_jax.models.dit import block
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from ltx_jax.models.dit import attention
 )
 def test_a_form_named_at_toy_size_gives_the_gradients_of_one_device(sizes, form, monkeypatch):
     expected_loss, expected = loss_and_gradients((1, 1, 1, 1))
-    monkeypatch.setattr(attention, "AttentionSpec", functools.partial(AttentionSpec, context=form))
+    monkeypatch.setattr(block, "AttentionSpec", functools.partial(AttentionSpec, context=form))
     loss, gradients = loss_and_gradients.__wrapped__(sizes)
     assert abs(loss - expected_loss) <= 1e-5 * abs(expected_loss)
     for (path, wanted), got in zip(
