@@ -51,19 +51,19 @@ class Model:
 
 
 def open_model(
-    checkpoint: str | Path = "toy",
+    checkpoint: str | Path | None = None,
     text_encoder: str | Path | None = None,
     *,
     loras: Sequence[str] = (),
     mesh: Mesh | None = None,
     dtype: Any = None,
 ) -> Model:
-    """The model at `checkpoint` with LoRAs (PATH[:STRENGTH]) merged; see `load_bundle` and `Sampler`.
+    """The model at `checkpoint` (None: the toy) with LoRAs (PATH[:STRENGTH]) merged; see `load_bundle` and `Sampler`.
 
     Weights stay in the type of the file. On a CPU, which would convert them in every step, they take that of the
     computation.
     """
-    mesh = make_mesh() if mesh is None else mesh
+    mesh, checkpoint = make_mesh() if mesh is None else mesh, checkpoint or "toy"
     dtype = compute_dtype(mesh, dtype)
     stored = dtype if mesh.devices.flat[0].platform == "cpu" else None
     bundle = apply_loras(load_bundle(checkpoint, text_encoder, stored), [parse_lora(text) for text in loras])
@@ -132,6 +132,8 @@ class Sampler:
             for batch in batches:
                 with self._lock, jax.set_mesh(self.mesh):
                     made = self._batch(request, stages, batch, size, bar)
+                if batch is batches[-1]:
+                    bar.close()  # what the caller prints comes after it
                 yield from made
 
     def _batch_size(self, shape: VideoShape, clips: int) -> int:
