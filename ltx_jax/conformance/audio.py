@@ -63,6 +63,7 @@ def _downmix(case: Case) -> Outputs:
 
 
 KINDS: dict[str, Callable[[Case], Outputs]] = {
+    "audio.pcm16": lambda case: {"samples": audio.pcm16(case.inputs["waveform"]).T},
     "audio.mel": _mel,
     "audio.resample": _resample,
     "audio.resample_filter": _resample_filter,

@@ -63,10 +63,17 @@ def _preprocess(case: Case) -> Outputs:
     return {"resized": result, "vae_range": result / np.float32(127.5) - 1}
 
 
+def _align(case: Case) -> Outputs:
+    """Sizes (generated width, height, and those to crop back to) of padding up and of cropping down."""
+    rows = lambda up: [[*(resize.aligned(n, d, up=up) for n in (w, h)), w, h] for w, h, d in case.config["cases"]]
+    return {"center_crop": np.array(rows(False)), "reflect_pad": np.array(rows(True))}
+
+
 KINDS: dict[str, Callable[[Case], Outputs]] = {
     "training.bucket": _bucket,
     "training.resize_crop": _resize_crop,
     "training.temporal_subsample": _subsample,
     "training.audio_downmix": _downmix,
     "image.preprocess": _preprocess,
+    "image.align_resolution": _align,
 }

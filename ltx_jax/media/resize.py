@@ -62,6 +62,11 @@ def long_side(frame: np.ndarray, length: int) -> np.ndarray:
     return fill_crop(frame, int(h * scale), int(w * scale))
 
 
+def aligned(size: int, divisor: int, *, up: bool) -> int:
+    """The multiple of `divisor` at or above `size`, to be padded to, or at or below it, to be cropped to (9.3)."""
+    return -(-size // divisor) * divisor if up else size // divisor * divisor
+
+
 def _neighbours(old: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Lower and upper source index and the upper's share, for every output pixel."""
     place = np.maximum((np.arange(new, dtype=np.float32) + np.float32(0.5)) * np.float32(old / new) - 0.5, 0)
