@@ -23,7 +23,8 @@ from ltx_jax.checkpoints.lora import save_lora
 from ltx_jax.checkpoints.save import save_bundle
 from ltx_jax.config import from_mapping, to_mapping
 from ltx_jax.data.config import DataConfig
-from ltx_jax.data.raw.toyworld import caption_corpus
+from ltx_jax.data.raw import toyworld
+from ltx_jax.data.raw.toy import world
 from ltx_jax.errors import UserError, require
 from ltx_jax.files import write_text
 from ltx_jax.models.text.tokenizer import Tokenizer, train_toy_tokenizer
@@ -129,7 +130,7 @@ def run_training(
         data.sample_rate == release.audio_vae.sampling_rate,
         f"data.sample_rate is {data.sample_rate}, but the audio VAE hears {release.audio_vae.sampling_rate} Hz.",
     )
-    tokenizer = toy_tokenizer(release.text_length)
+    tokenizer = toy_tokenizer(release.text_length, data.world)
 
     def announce() -> None:
         say(experiment.to_json())
@@ -155,6 +156,7 @@ def run_training(
 
 
 @functools.cache
-def toy_tokenizer(text_length: int) -> Tokenizer:
+def toy_tokenizer(text_length: int, version: str = "first") -> Tokenizer:
     """The byte-level tokenizer of the toy: its merges are the words of the toy world, any other text is bytes."""
-    return Tokenizer(train_toy_tokenizer(caption_corpus(1000)).encode(), text_length)
+    captions = (world if version == "exact" else toyworld).caption_corpus(1000)
+    return Tokenizer(train_toy_tokenizer(captions).encode(), text_length)

@@ -11,10 +11,12 @@ class DataConfig:
     """The clips of a run.
 
     path: folder of videos, or a CSV or JSONL list of them; or folders of encoded clips, "A" or "A:3,B:1" with weights
-    (data/encoded/datasets.py), whose own sizes then count; None: the procedural toy world. frames at fps (frames per
-    second), height, width in pixels; audio at sample_rate Hz. workers: processes that decode (0: in this one). seed:
-    of the order and of what is drawn from each file. size: clips of the toy world. on_error: what a file that fails
-    later does: "stop" the run with a sentence, or "replace" it by the next file of the index.
+    (data/encoded/datasets.py), whose own sizes then count; None: the procedural toy world. world: its version; the
+    "first" is square and counts in ticks, the "exact" one (data/raw/toy) has exact bounces and keeps combinations for
+    tests. frames at fps (frames per second), height, width in pixels; audio at sample_rate Hz. workers: processes that
+    decode (0: in this one). seed: of the order and of what is drawn from each file. size: clips of the toy world.
+    on_error: what a file that fails later does: "stop" the run with a sentence, or "replace" it by the next file of
+    the index.
     """
 
     path: str | None = None
@@ -27,6 +29,7 @@ class DataConfig:
     seed: int = 0
     size: int = 100_000
     on_error: Literal["stop", "replace"] = "stop"
+    world: Literal["first", "exact"] = "first"
 
     def __post_init__(self):
         sizes = (self.frames, self.height, self.width)

@@ -4,13 +4,32 @@ from pathlib import Path
 
 from ltx_jax.data.config import DataConfig
 from ltx_jax.data.raw.item import Item, Source
+from ltx_jax.data.raw.toy import world
 from ltx_jax.data.raw.toyworld import ToyWorldConfig, render
 from ltx_jax.data.raw.videos import VideoSource
 from ltx_jax.errors import require
 
 
+class ExactWorldSource:
+    """The toy world of data/raw/toy: item n is clip n of the world of the data seed, of combinations to train on."""
+
+    def __init__(self, config: DataConfig):
+        self.config = world.WorldConfig(config.width, config.height, config.frames, config.fps, config.sample_rate)
+        self.seed, self.size = config.seed, config.size
+        self.fingerprint = f"toy-{self.seed}-{self.size}-{self.config}"
+
+    def __len__(self) -> int:
+        return self.size
+
+    def item(self, number: int, draw: int) -> Item:
+        """Clip `number`; nothing about it is drawn."""
+        del draw
+        clip = world.render(self.seed, number, self.config)
+        return {"video": clip.video, "audio": clip.audio, "has_audio": True, "caption": clip.caption}
+
+
 class ToyWorldSource:
-    """The procedural world: item n is clip n of the world of the data seed."""
+    """The first toy world, which the shipped weights saw: item n is clip n of the world of the data seed."""
 
     def __init__(self, config: DataConfig):
         square = config.height == config.width
@@ -35,5 +54,5 @@ def open_source(config: DataConfig, workdir: Path | None = None) -> Source:
     Raises UserError when the path does not exist or holds no readable video.
     """
     if config.path is None:
-        return ToyWorldSource(config)
+        return (ExactWorldSource if config.world == "exact" else ToyWorldSource)(config)
     return VideoSource(config, workdir)

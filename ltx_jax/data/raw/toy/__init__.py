@@ -1,0 +1,1 @@
+"""The toy world: small procedural clips with sound whose truth is known exactly."""
