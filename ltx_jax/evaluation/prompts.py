@@ -1,48 +1,50 @@
-"""Does a model hear its prompt: clips of one named shape, counted by the colour that they show."""
+"""Prompts of the toy world with what they ask for, of scenes and flights that no training clip shows."""
 
-import itertools
-from typing import Any
+import dataclasses
 
-import numpy as np
+from ltx_jax.data.raw.toy.vocabulary import UNSEEN_BODIES
+from ltx_jax.data.raw.toy.world import Clip, Combinations, Scene, WorldConfig, render, told
 
-from ltx_jax.data.raw.toyworld import COLORS, SHAPES
-from ltx_jax.evaluation.toy import observe
-from ltx_jax.media.images import contact_sheet
-from ltx_jax.pipelines.request import Request
-from ltx_jax.pipelines.sampler import Sampler
-
-MOVING = 0.1  # path, in widths, from which a clip counts as moving
-TONAL = 0.5  # tonality from which a sound counts as no noise
+FIRST_SEED = 1_000_003  # of worlds to test on: seeds of training data are small numbers
 
 
-def one_shape_prompts(count: int) -> list[tuple[str, str]]:
-    """(prompt, colour named) pairs that run through all colours before repeating with the next shape."""
-    pairs = itertools.cycle(itertools.product(SHAPES, COLORS))
-    return [(f"a {color} {shape}", color) for shape, color in itertools.islice(pairs, count)]
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """A prompt and its scene. names_scene: whether the words say sizes and background, too. number: of its world's
+    clip.
+    """
+
+    prompt: str
+    scene: Scene
+    number: int
+
+    @property
+    def names_scene(self) -> bool:
+        return "background" in self.prompt
+
+    @property
+    def unseen(self) -> bool:
+        """Whether the prompt names a combination that no training clip shows."""
+        if self.names_scene:
+            return self.scene.unseen
+        return bool(set(zip(self.scene.colors, self.scene.shapes, strict=True)) & UNSEEN_BODIES)
 
 
-def evaluate_prompts(
-    sampler: Sampler,
-    count: int = 64,
-    seed: int = 0,
-    *,
-    steps: int | None = None,
-    cfg: float | None = None,
-    sheet: Any = None,
-) -> dict[str, Any]:
-    """Generate `count` clips and report the shares that show the named colour, move, and sound tonal."""
-    wanted = one_shape_prompts(count)
-    request = Request(tuple(prompt for prompt, _ in wanted), seed=seed, steps=steps, cfg=cfg)
-    clips = sampler.generate(request, progress=True)
-    seen = [observe(clip.video, clip.audio) for clip in clips]
-    if sheet:
-        contact_sheet([clip.video for clip in clips], sheet)
-    right = [o.color == color for o, (_, color) in zip(seen, wanted, strict=True)]
-    return {
-        "prompts": count,
-        "right_color": sum(right),
-        "right_color_share": round(float(np.mean(right)), 3),
-        "moving_share": round(float(np.mean([o.path > MOVING for o in seen])), 3),
-        "tonal_share": round(float(np.mean([o.tonality > TONAL for o in seen])), 3),
-        "audible_share": round(float(np.mean([o.loudness > 0.003 for o in seen])), 3),
-    }
+def draw_prompts(count: int, seed: int = 0) -> list[Wanted]:
+    """`count` prompts of the world's grammar, by turns of seen and of unseen combinations."""
+    drawn: dict[bool, list[Wanted]] = {False: [], True: []}
+    kinds: dict[bool, Combinations] = {False: "seen", True: "unseen"}
+    for unseen, found in drawn.items():
+        config, number = WorldConfig(combinations=kinds[unseen]), 0
+        while len(found) < (count + 1) // 2:
+            truth, text = told(FIRST_SEED + seed, number, config)
+            wanted = Wanted(text, truth.scene, number)
+            if wanted.unseen == unseen:
+                found.append(wanted)
+            number += 1
+    return [wanted for pair in zip(drawn[False], drawn[True], strict=True) for wanted in pair][:count]
+
+
+def true_clips(prompts: list[Wanted], config: WorldConfig, draw: int = 0) -> list[Clip]:
+    """Clips of the prompts' scenes, the way the world would show them; draw: other numbers give other flights."""
+    return [render(2 * FIRST_SEED + draw, i, config, wanted.scene) for i, wanted in enumerate(prompts)]
