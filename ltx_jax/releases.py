@@ -155,6 +155,18 @@ _VIDEO_VAE_TOY = {
     "decoder_blocks": [_res(1), _by("compress_all", 1), _res(1), _by("compress_time", 1), _res(1)],
 }  # fmt: skip
 
+# 16 x 16 x 4: a clip of 64 x 64 pixels and 25 frames is 112 tokens.
+_VIDEO_VAE_TOY64 = {
+    **_VIDEO_VAE,
+    "latent_channels": 64, "decoder_base_channels": 32, "spatial_padding_mode": "zeros",
+    "encoder_blocks": [
+        _by("compress_space_res", 1), _res(1), _by("compress_all_res"), _res(1), _by("compress_time_res", 1), _res(1),
+    ],
+    "decoder_blocks": [
+        _res(1), _by("compress_space"), _res(1), _by("compress_all"), _by("compress_time", 1), _res(1),
+    ],
+}  # fmt: skip
+
 
 def _audio_vae(
     ch: int = 128, z_channels: int = 8, res_blocks: int = 2, ch_mult: tuple[int, ...] = (1, 2, 4)
@@ -226,6 +238,10 @@ _TRANSFORMER_TOY = {
     "connector_positional_embedding_max_pos": [64], "connector_num_learnable_registers": 16,
 }  # fmt: skip
 
+_TRANSFORMER_TOY64 = {
+    **_TRANSFORMER_TOY, "in_channels": 64, "out_channels": 64, "positional_embedding_max_pos": [4, 64, 64],
+}  # fmt: skip
+
 
 def _build(
     name: str, version: str, transformer: Mapping[str, Any], video_vae: Mapping[str, Any], vocoder: Mapping[str, Any],
@@ -245,6 +261,14 @@ RELEASES: dict[str, Callable[[], Release]] = {
         sampling=SamplingDefaults(
             width=32, height=32, num_frames=17, fps=8.0, steps=20, cfg=3.0, audio_cfg=3.0, rescale=0.0,
             schedule_tokens=80, negative_prompt="",
+        ),
+    ),
+    "toy64": lambda: _build(
+        "toy64", "2.5.0", _TRANSFORMER_TOY64, _VIDEO_VAE_TOY64, _VOCODER_TOY, _GEMMA3_TOY,
+        _audio_vae(32, 2, 1, (1, 2, 2)), text_length=48,
+        sampling=SamplingDefaults(
+            width=64, height=64, num_frames=25, fps=12.5, steps=20, cfg=3.0, audio_cfg=3.0, rescale=0.0,
+            schedule_tokens=112, negative_prompt="",
         ),
     ),
     "ltx2_19b": lambda: _build("ltx2_19b", "2.0.0", _TRANSFORMER_2_0, _VIDEO_VAE_2_0, _VOCODER_2_0),

@@ -72,10 +72,11 @@ class OptimizerConfig:
     """Everything about the update. steps: the length N of the schedule. max_grad_norm: 0 turns clipping off.
 
     name: adamw; adafactor, whose second moment of a matrix is its row and column sums, without a first one (b1 and b2
-    say nothing to it); or muon, which orthogonalises the updates of matrices in stacked layers, of the size that
-    AdamW's have so that its rates serve, and leaves all else to AdamW. first_moment, second_moment: the types that
-    moments are stored in between updates, computed with in float32. Rounding to bfloat16 drops changes below 0.4%: the
-    second moment needs b2 <= 0.99 there. Weight decay applies to every trainable parameter, norms and biases included.
+    say nothing to it); or muon, which orthogonalises the updates of matrices in stacked layers and of convolutions, of
+    the size that AdamW's have so that its rates serve, and leaves all else to AdamW. first_moment, second_moment: the
+    types that moments are stored in between updates, computed with in float32. Rounding to bfloat16 drops changes below
+    0.4%: the second moment needs b2 <= 0.99 there. Weight decay applies to every trainable parameter, norms and biases
+    included.
     """
 
     name: OptimizerName = "adamw"
@@ -166,9 +167,18 @@ def stacked_kernels(axes: Any) -> Any:
 
 
 def _matrices(axes: Any) -> Any:
-    """For every parameter the axes that Muon orthogonalises: (in, out) of kernels in stacked layers, None elsewhere."""
-    dimensions = optax.contrib.MuonDimensionNumbers(1, 2)
-    return jax.tree.map(lambda stacked: dimensions if stacked else None, stacked_kernels(axes))
+    """For every parameter the axes that Muon orthogonalises: (in, out) of kernels in stacked layers, (all taps and in,
+    out) of convolutions, None elsewhere.
+    """
+
+    def dimensions(names: tuple, stacked: bool) -> optax.contrib.MuonDimensionNumbers | None:
+        if stacked:
+            return optax.contrib.MuonDimensionNumbers(1, 2)
+        last = len(names) - 1
+        convolution = last >= 2 and names[-2:] == ("conv_in", "conv_out")
+        return optax.contrib.MuonDimensionNumbers(tuple(range(last)), last) if convolution else None
+
+    return jax.tree.map(dimensions, axes, stacked_kernels(axes), is_leaf=lambda x: isinstance(x, tuple))
 
 
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:

@@ -147,3 +147,17 @@ def test_moments_that_cannot_be_stored_so_are_refused():
         OptimizerConfig("muon", b2=0.9, second_moment="bfloat16")
     with pytest.raises(UserError, match="known: adamw"):
         OptimizerConfig("sgd")  # type: ignore[arg-type]
+
+
+def test_muon_orthogonalises_a_convolution_over_all_its_taps():
+    axes = {"conv": {"kernel": ("kernel", "kernel", "conv_in", "conv_out"), "bias": ("conv_out",)}}
+    rng = np.random.default_rng(0)
+    gradient = {"conv": {"kernel": jnp.asarray(1 + 0.5 * rng.normal(size=(3, 3, 4, 6))), "bias": jnp.ones(6)}}
+    spread = {}
+    for name in ("muon", "adamw"):
+        config = OptimizerConfig(name, weight_decay=0.0, max_grad_norm=0.0, schedule=ScheduleConfig("constant"))
+        optimizer = make_optimizer(config, axes)
+        updates, _ = optimizer.update(gradient, optimizer.init(gradient), gradient)
+        values = np.linalg.svd(np.asarray(updates["conv"]["kernel"]).reshape(-1, 6), compute_uv=False)
+        spread[name] = values.max() / values.min()
+    assert 4 * spread["muon"] < spread["adamw"]
