@@ -13,9 +13,11 @@ def get_config():
     config = experiment_config("toy64")
     config.data.update(world="exact", width=64, height=64, frames=25, fps=12.5)
     training = config.training
-    training.video_vae.update(steps=20000, batch_size=8, window=9, kl_weight=1e-6, sample_every=1000)
+    for stage in (training.video_vae, training.audio_vae, training.dit):
+        stage.checkpoint_every = 200  # it runs where others come first, and may be stopped at any time
+    training.video_vae.update(steps=12000, batch_size=8, window=9, kl_weight=1e-6, sample_every=1000)
     training.video_vae.optimizer.update(name="muon", learning_rate=2e-3)
-    training.audio_vae.update(steps=10000, batch_size=8, window=97, segment=32, sample_every=1000)
+    training.audio_vae.update(steps=8000, batch_size=8, window=97, segment=32, sample_every=1000)
     training.audio_vae.update(stft_weight=0.1, mel_weight=0.1, waveform_weight=1.0)
     training.audio_vae.optimizer.update(name="muon", learning_rate=1e-3)
     training.dit.update(steps=20000, batch_size=32, clips=8192, sample_every=2000)
