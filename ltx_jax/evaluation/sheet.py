@@ -53,12 +53,3 @@ def _mel(audio: np.ndarray, rate: int, width: int, size: int = 512) -> np.ndarra
     level = np.log(np.maximum(spectrum @ mel_filterbank(size, MEL, rate), 1e-3)).T[::-1]
     shade = np.clip((level + 7) / 9 * 255, 0, 255).astype(np.uint8)[..., None].repeat(3, -1)
     return np.pad(shade, ((0, 2 * MARGIN), (0, 0), (0, 0)), constant_values=255)
-
-
-def write_grid(films: Sequence[np.ndarray], path: str | os.PathLike[str], fps: float, scale: int = 3) -> Path:
-    """Write clips uint8 (F, h, w, 3) side by side as one animated WebP, GIF or PNG, in rows of three."""
-    large = [f.repeat(scale, 1).repeat(scale, 2) for f in films]
-    rows = [np.concatenate(large[i : i + 3], axis=2) for i in range(0, len(large) // 3 * 3, 3)]
-    frames = [Image.fromarray(frame) for frame in np.concatenate(rows, axis=1)]
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=round(1000 / fps), loop=0)
-    return Path(path)
