@@ -1,7 +1,6 @@
 """A sheet of measured clips: frames, and below them what is heard, so that a tone is seen under its bounce."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
