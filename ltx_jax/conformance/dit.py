@@ -112,7 +112,7 @@ def _block(case: Case) -> Outputs:
     params = to_tree(names, {f"transformer_blocks.0.{k}": v for k, v in case.weights.items()})["blocks"]
     params = jax.tree.map(lambda stacked: stacked[0], params)
     x = tuple(jnp.asarray(case.inputs[f"{m}_x"]) for m in MODALITIES)
-    (v, a), _ = jax.jit(Block(config, MODALITIES).apply)({"params": params}, x, (inputs["video"], inputs["audio"]))
+    (v, a), _ = jax.jit(Block(config).apply)({"params": params}, x, (inputs["video"], inputs["audio"]))
     return {"video_x": v, "audio_x": a}
 
 

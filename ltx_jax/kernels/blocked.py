@@ -226,8 +226,9 @@ def _looped_forward(static: Static, q: Array, k: Array, v: Array, mask: Mask) ->
 
     def head(number: Array, results: tuple[Array, Array]) -> tuple[Array, Array]:
         here = _Head(number, q.shape[2])
-        found = blocked_attention_with_statistics(*map(here.of, (q, k, v)), here.mask(mask), spec, block)
-        return here.put(results[0], found[0]), here.put_rows(results[1], found[1])
+        arrays = (here.of(q), here.of(k), here.of(v))
+        out, lse = blocked_attention_with_statistics(*arrays, here.mask(mask), spec, block)
+        return here.put(results[0], out), here.put_rows(results[1], lse)
 
     batch, length, heads, _ = q.shape
     empty = (jnp.zeros_like(q), jnp.zeros((batch, heads, length), jnp.float32))
@@ -248,8 +249,8 @@ def _backward_looped(
 
     def head(number: Array, results: Any) -> Any:
         here = _Head(number, q.shape[2])
-        rows = (here.rows(lse), here.rows(delta), here.of(d_out))
-        found = blocked_backward(*map(here.of, (q, k, v)), here.mask(mask), spec, *rows, block)
+        arrays, rows = (here.of(q), here.of(k), here.of(v)), (here.rows(lse), here.rows(delta))
+        found = blocked_backward(*arrays, here.mask(mask), spec, *rows, here.of(d_out), block)
         return tuple(map(here.put, results, found))
 
     return jax.lax.fori_loop(0, q.shape[0] * q.shape[2], head, tuple(map(jnp.zeros_like, (q, k, v))))

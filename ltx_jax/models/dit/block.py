@@ -54,11 +54,13 @@ class StreamInputs:
 class Block(nn.Module):
     """One block of the stack; its carry and arguments have the form that `nn.scan` wants.
 
-    runs: the streams whose layers run; one that is given but does not run only serves the other as keys and values.
+    video_runs, audio_runs: whether the stream's layers run; one that is given but does not run only serves the other as
+    keys and values.
     """
 
     config: DiTConfig
-    runs: tuple[Modality, ...]
+    video_runs: bool = True
+    audio_runs: bool = True
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
 
@@ -71,25 +73,25 @@ class Block(nn.Module):
         """
         v, a = jax.tree.map(lambda x: checkpoint_name(x, "block_input"), tokens)
         video, audio = inputs
-        video_runs, audio_runs = "video" in self.runs, "audio" in self.runs
+        meet = all(x is not None and x.shape[1] > 0 for x in tokens)
         kept = lambda row: None if keep is None else keep[row]
         video_layers = StreamLayers(self.config, "video", self.dtype, self.param_dtype, name="video")
         audio_layers = StreamLayers(self.config, "audio", self.dtype, self.param_dtype, name="audio")
 
-        if video_runs:
+        if self.video_runs:
             v = video_layers.attend(v, video, kept(KEEP_VIDEO_SELF))
-        if audio_runs:
+        if self.audio_runs:
             a = audio_layers.attend(a, audio, kept(KEEP_AUDIO_SELF))
-        if v is not None and a is not None and v.shape[1] > 0 and a.shape[1] > 0:
+        if meet:
             cross = CrossLayers(self.config, self.dtype, self.param_dtype, name="cross")
             before = (v, a, video, audio)
-            if video_runs:
+            if self.video_runs:
                 v = add_gated(v, cross.to_video(*before, kept(KEEP_TO_VIDEO)), jnp.float32(1))
-            if audio_runs:
+            if self.audio_runs:
                 a = add_gated(a, cross.to_audio(*before, kept(KEEP_TO_AUDIO)), jnp.float32(1))
-        if video_runs:
+        if self.video_runs:
             v = video_layers.feed(v, video)
-        if audio_runs:
+        if self.audio_runs:
             a = audio_layers.feed(a, audio)
         return (v, a), None
 

@@ -113,8 +113,7 @@ class DiT(nn.Module):
             length=self.config.num_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
-        runs = ("video",) * video_runs + ("audio",) * audio_runs
-        return stack(self.config, runs, self.dtype, self.param_dtype, name="blocks")
+        return stack(self.config, video_runs, audio_runs, self.dtype, self.param_dtype, name="blocks")
 
 
 class StreamEmbed(nn.Module):
