@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from ltx_jax.errors import UserError
 from ltx_jax.models.layers import abstract_params, init_params
 from ltx_jax.models.text.tokenizer import Tokenizer
-from ltx_jax.parallel.program import with_shardings
+from ltx_jax.parallel.program import Program, with_shardings
 from ltx_jax.parallel.rules import param_shardings
 from ltx_jax.parts import find_part, parts_of
 from ltx_jax.releases import Release
@@ -113,6 +113,50 @@ def place_parts(networks: Networks, params: Mapping[str, Any], parts: Sequence[s
             jax.block_until_ready(placed[part])
             params.drop(part)
     return placed
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """A program, compiled, and the weights that it runs with."""
+
+    program: Program
+    run: jax.stages.Compiled
+    weights: Any
+
+
+class Placed:
+    """A model on a mesh: weights are placed when first used, a part at a time, and programs compiled once by shape."""
+
+    def __init__(self, networks: Networks, params: Mapping[str, Any], mesh: Mesh):
+        self.networks, self.params, self.mesh = networks, params, mesh
+        self._programs: dict[Any, tuple[Program, jax.stages.Compiled]] = {}
+        self._weights: dict[str, Any] = {}
+
+    def use(self, params: Mapping[str, Any]) -> None:
+        """Run with other parameters from now on; nothing is compiled again. The same ones are placed anew."""
+        self.params, self._weights = params, {}
+
+    def weights(self, parts: Sequence[str]) -> dict[str, Any]:
+        """The parameters of `parts` on the devices."""
+        missing = [part for part in parts if part not in self._weights]
+        if missing:
+            self._weights |= place_parts(self.networks, self.params, missing, self.mesh)
+        return {part: self._weights[part] for part in parts}
+
+    def load(self, make: Callable[..., Program], parts: Sequence[str], *arguments: Any) -> Loaded:
+        """The program make(networks, *arguments, mesh, weights), compiled once for such arguments, with its weights."""
+        weights = self.weights(parts)
+        key = (make.__name__, _signature(arguments), _signature(weights))
+        if key not in self._programs:
+            program = make(self.networks, *arguments, self.mesh, weights)
+            self._programs[key] = (program, program.compile())
+        return Loaded(*self._programs[key], weights)
+
+
+def _signature(tree: Any) -> Any:
+    """What a program depends on of its arguments: all but the values of arrays."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, tuple((x.shape, str(x.dtype)) if hasattr(x, "shape") else x for x in leaves)
 
 
 class LazyParts(Mapping[str, Any]):

@@ -1,24 +1,30 @@
 """Text, pixels and sound to tokens and back: every journey through the encoders and decoders is written here, once.
 
-Pure functions of arrays, given a model's networks and its parameters by part. Letters: B clips, F/h/w frames and
-pixels, T video tokens, A audio tokens, S text tokens, C channels, E width of text features, Z audio channels, f bins.
+Pure functions of arrays, given a model's networks and its parameters by part; and the programs that run them. Letters:
+B clips, F/h/w frames and pixels, T video tokens, A audio tokens, S text tokens, C channels, E width of text features, Z
+audio channels, f bins.
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
 
-from ltx_jax.bundle import Networks
+from ltx_jax.bundle import Networks, abstract_weights
 from ltx_jax.diffusion.geometry import patchify_audio, patchify_video, unpatchify_audio, unpatchify_video
 from ltx_jax.models import latents as video_statistics
 from ltx_jax.models.audio_vae import statistics as audio_statistics
 from ltx_jax.models.audio_vae.mel import log_mel
 from ltx_jax.models.text.features import stack_states
+from ltx_jax.parallel.program import Program, batch_like, make_program
 
 Array = jax.Array
 Params = Mapping[str, Any]
+Struct = jax.ShapeDtypeStruct
 
 # Parts that each journey reads.
 TEXT_ENCODER = ("text", "connectors")
@@ -65,13 +71,20 @@ def video_means(networks: Networks, params: Params, video: Array) -> Array:
 
 
 def video_tokens(networks: Networks, params: Params, video: Array) -> Array:
-    """Normalised latent tokens (B, T, C) of pixels (B, F, h, w, 3) in [-1, 1] (spec video_vae.md 2, 4)."""
+    """Normalised latent tokens (B, T, C) of pixels (B, F, h, w, 3), uint8 or in [-1, 1] (spec video_vae.md 2, 4)."""
+    video = to_unit(video) if video.dtype == jnp.uint8 else video
     return patchify_video(video_statistics.normalize(video_means(networks, params, video), params["video_statistics"]))
 
 
 def decode_means(networks: Networks, params: Params, latents: Array) -> Array:
     """uint8 pixels (B, F, h, w, 3) of latents (B, F', H, W, C) that are not normalised."""
     return to_uint8(networks.apply(params, "video_decoder", latents))
+
+
+def decode_tile(networks: Networks, params: Params, latents: Array) -> Array:
+    """Pixels (B, f, h, w, 3) float32 in [-1, 1] of normalised latents (B, F, H, W, C): a tile, still to be blended."""
+    means = video_statistics.denormalize(latents, params["video_statistics"])
+    return networks.apply(params, "video_decoder", means).astype(jnp.float32)
 
 
 def decode_video(networks: Networks, params: Params, tokens: Array, grid: tuple[int, int, int]) -> Array:
@@ -106,3 +119,64 @@ def decode_audio(networks: Networks, params: Params, tokens: Array) -> Array:
     """Waveform (B, 2, samples) float32 in [-1, 1] of normalised audio tokens (B, A, C)."""
     latents = unpatchify_audio(tokens, networks.release.audio_vae.z_channels)  # (B, A, f, Z)
     return audio_waveform(networks, params, audio_statistics.denormalize(latents, params["audio_statistics"]))
+
+
+# --- programs -------------------------------------------------------------------------------------------------------
+
+
+def _program(
+    journey: Callable[..., Any], networks: Networks, parts: tuple[str, ...], mesh: Mesh, weights: Any,
+    inputs: Mapping[str, Any], **static: Any,
+) -> Program:  # fmt: skip
+    """The program (params, *inputs) of a function of this file. inputs: abstract, by the function's names."""
+    arguments = {"params": abstract_weights(networks, parts, mesh, weights), **inputs}
+    return make_program(functools.partial(journey, networks, **static), arguments, mesh, weights=["params"])
+
+
+def _text_program(journey: Any, networks: Networks, batch: int, mesh: Mesh, weights: Params | None) -> Program:
+    tokens = batch_like(Struct((batch, networks.release.text_length), np.int32), mesh)
+    return _program(journey, networks, TEXT_ENCODER, mesh, weights, {"ids": tokens, "mask": tokens})
+
+
+# Of all programs: weights are the parameters by part, whose types are taken; None takes the networks' own.
+
+
+def make_encode_text_program(networks: Networks, batch: int, mesh: Mesh, weights: Params | None = None) -> Program:
+    """`text_contexts` as a program (params, ids (B, S), mask (B, S)) -> contexts (B, S, E), a pair."""
+    return _text_program(text_contexts, networks, batch, mesh, weights)
+
+
+def make_text_features_program(networks: Networks, batch: int, mesh: Mesh, weights: Params | None = None) -> Program:
+    """`text_features` as a program (params, ids (B, S), mask (B, S)) -> features (B, S, E), a pair."""
+    return _text_program(text_features, networks, batch, mesh, weights)
+
+
+def make_encode_video_program(networks: Networks, video: Struct, mesh: Mesh, weights: Params | None = None) -> Program:
+    """`video_tokens` as a program (params, video) -> tokens (B, T, C). video: shape and type, see `video_tokens`."""
+    inputs = {"video": batch_like(video, mesh)}
+    return _program(video_tokens, networks, VIDEO_ENCODER, mesh, weights, inputs)
+
+
+def make_encode_audio_program(
+    networks: Networks, waveform: Struct, length: int, mesh: Mesh, weights: Params | None = None
+) -> Program:
+    """`audio_tokens` as a program (params, waveform) -> tokens (B, length, C). waveform: shape and type."""
+    inputs = {"waveform": batch_like(waveform, mesh)}
+    return _program(audio_tokens, networks, AUDIO_ENCODER, mesh, weights, inputs, length=length)
+
+
+def make_decode_video_program(
+    networks: Networks, grid: tuple[int, int, int], tokens: Any, mesh: Mesh, weights: Params | None = None
+) -> Program:
+    """`decode_video` as a program (params, tokens (B, T, C)) -> pixels. tokens: abstract, with a sharding."""
+    return _program(decode_video, networks, VIDEO_DECODER, mesh, weights, {"tokens": tokens}, grid=grid)
+
+
+def make_decode_tile_program(networks: Networks, latents: Struct, mesh: Mesh, weights: Params | None = None) -> Program:
+    """`decode_tile` as a program (params, latents) -> pixels. latents: shape and type of a tile."""
+    return _program(decode_tile, networks, VIDEO_DECODER, mesh, weights, {"latents": batch_like(latents, mesh)})
+
+
+def make_decode_audio_program(networks: Networks, tokens: Any, mesh: Mesh, weights: Params | None = None) -> Program:
+    """`decode_audio` as a program (params, tokens (B, A, C)) -> waveform. tokens: abstract, with a sharding."""
+    return _program(decode_audio, networks, AUDIO_DECODER, mesh, weights, {"tokens": tokens})

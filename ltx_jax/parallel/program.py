@@ -74,8 +74,8 @@ def make_program(
     out_shardings: a tree (or prefix of one) of shardings, or None to let the compiler choose. donate: names of the
     arguments whose memory the results may take. weights: see `Program`.
     """
-    names = list(arguments)
-    assert names == list(inspect.signature(function).parameters), f"{function} does not take {names}"
+    names, known = list(arguments), inspect.signature(function).parameters.values()
+    assert names == [p.name for p in known if p.default is p.empty], f"{function} does not take {names}"
     assert {*donate, *weights} <= set(names), f"{donate} and {weights} must be among {names}"
     options = {} if out_shardings is None else {"out_shardings": out_shardings}
     shardings = tuple(jax.tree.map(lambda x: x.sharding, tree) for tree in arguments.values())

@@ -1,4 +1,4 @@
-"""The compiled programs of a generation: the runner executes what is made here, and the planner compiles the same.
+"""The sampling loop as a program: the sampler executes what is made here, and the planner compiles the same.
 
 Letters: B clips, S text tokens, E width of a text context, T video tokens, A audio tokens, C channels.
 """
@@ -10,35 +10,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from ltx_jax import codec
 from ltx_jax.bundle import Networks, abstract_weights
 from ltx_jax.diffusion.sample import SamplerState, SamplingPlan, StreamState
-from ltx_jax.models import latents as video_statistics
 from ltx_jax.parallel import rules
 from ltx_jax.parallel.program import Program, batch_like, make_program, replicated_like
 from ltx_jax.pipelines.stages import sample_steps
 
 Struct = jax.ShapeDtypeStruct
-
-
-def make_encode_text_program(
-    networks: Networks, batch: int, mesh: Mesh, weights: Mapping[str, Any] | None = None
-) -> Program:
-    """Text encoder and connectors (params, ids (B, S) int32, mask (B, S) int32) -> contexts (B, S, E), a pair."""
-    params = abstract_weights(networks, codec.TEXT_ENCODER, mesh, weights)
-    tokens = batch_like(Struct((batch, networks.release.text_length), np.int32), mesh)
-    encode = lambda params, ids, mask: codec.text_contexts(networks, params, ids, mask)
-    return make_program(encode, {"params": params, "ids": tokens, "mask": tokens}, mesh, weights=["params"])
-
-
-def make_encode_video_program(
-    networks: Networks, frames: tuple[int, ...], mesh: Mesh, weights: Mapping[str, Any] | None = None
-) -> Program:
-    """The video encoder (params, pixels (1, F, h, w, 3) in [-1, 1]) -> tokens (1, T, C). frames: (F, h, w, 3)."""
-    params = abstract_weights(networks, codec.VIDEO_ENCODER, mesh, weights)
-    pixels = batch_like(Struct((1, *frames), np.float32), mesh)
-    encode = lambda params, pixels: codec.video_tokens(networks, params, pixels)
-    return make_program(encode, {"params": params, "pixels": pixels}, mesh, weights=["params"])
 
 
 def make_sample_program(
@@ -69,42 +47,6 @@ def make_sample_program(
         "stop": step,
     }  # fmt: skip
     return make_program(sample, arguments, mesh, out_shardings=out, donate=["state"], weights=["params"])
-
-
-def make_decode_video_program(
-    networks: Networks, grid: tuple[int, int, int], tokens: Any, mesh: Mesh,
-    weights: Mapping[str, Any] | None = None,
-) -> Program:  # fmt: skip
-    """The video decoder (params, tokens (B, T, C)) -> uint8 pixels (B, F, h, w, 3). tokens: abstract."""
-    params = abstract_weights(networks, codec.VIDEO_DECODER, mesh, weights)
-    decode = lambda params, tokens: codec.decode_video(networks, params, tokens, grid)
-    return make_program(decode, {"params": params, "tokens": tokens}, mesh, weights=["params"])
-
-
-def make_decode_tile_program(
-    networks: Networks, latents: tuple[int, ...], mesh: Mesh, weights: Mapping[str, Any] | None = None
-) -> Program:
-    """The video decoder (params, normalised latents (B, F, H, W, C)) -> pixels (B, f, h, w, 3) float32 in [-1, 1].
-
-    latents: their shape, float32; they are a tile of a clip, so that the pixels are still to be blended.
-    """
-    params = abstract_weights(networks, codec.VIDEO_DECODER, mesh, weights)
-    tile = batch_like(Struct(latents, np.float32), mesh)
-
-    def decode(params: Any, latents: Any) -> Any:
-        means = video_statistics.denormalize(latents, params["video_statistics"])
-        return networks.apply(params, "video_decoder", means).astype(np.float32)
-
-    return make_program(decode, {"params": params, "latents": tile}, mesh, weights=["params"])
-
-
-def make_decode_audio_program(
-    networks: Networks, tokens: Any, mesh: Mesh, weights: Mapping[str, Any] | None = None
-) -> Program:
-    """Audio decoder and vocoder (params, tokens (B, A, C)) -> waveform (B, 2, samples). tokens: abstract."""
-    params = abstract_weights(networks, codec.AUDIO_DECODER, mesh, weights)
-    decode = lambda params, tokens: codec.decode_audio(networks, params, tokens)
-    return make_program(decode, {"params": params, "tokens": tokens}, mesh, weights=["params"])
 
 
 def abstract_contexts(networks: Networks, batch: int, mesh: Mesh) -> dict[str, tuple[Any, Any]]:

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from ltx_jax import codec
-from ltx_jax.bundle import Bundle, networks_on, place_parts
+from ltx_jax.bundle import Bundle, Placed, networks_on
 from ltx_jax.checkpoints.load import load_bundle
 from ltx_jax.checkpoints.lora import apply_loras, parse_lora
 from ltx_jax.diffusion.geometry import VideoShape, latent_shape, unpatchify_video
@@ -25,7 +25,6 @@ from ltx_jax.diffusion.sample import SamplerState, make_plan
 from ltx_jax.errors import require
 from ltx_jax.models.tiling import Tiling, long_side_tiling, tiled_decode
 from ltx_jax.parallel.mesh import compute_dtype, make_mesh
-from ltx_jax.parallel.program import Program
 from ltx_jax.pipelines import programs
 from ltx_jax.pipelines.clip import Clip
 from ltx_jax.pipelines.request import Request
@@ -70,15 +69,6 @@ def open_model(
     return Model(Sampler(bundle, mesh, dtype, {"checkpoint": str(checkpoint), "lora": list(loras)}))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Loaded:
-    """A program, compiled, and the weights that it runs with."""
-
-    program: Program
-    run: jax.stages.Compiled
-    weights: Any
-
-
 class Sampler:
     """Makes clips of one model. Calls may come from several threads; batches run one after the other."""
 
@@ -90,8 +80,7 @@ class Sampler:
         self.bundle, self.mesh = bundle, make_mesh() if mesh is None else mesh
         self.networks = networks_on(self.mesh, bundle.release, compute_dtype(self.mesh, dtype))
         self.origin = {"model": bundle.release.name, **(origin or {}), "dtype": str(self.networks.dtype)}
-        self._programs: dict[Any, tuple[Program, jax.stages.Compiled]] = {}
-        self._placed: dict[str, Any] = {}
+        self._placed = Placed(self.networks, bundle.params, self.mesh)
         self._lock = threading.RLock()
 
     def use(self, bundle: Bundle) -> None:
@@ -101,13 +90,13 @@ class Sampler:
         """
         with self._lock:
             require(bundle.release == self.bundle.release, "A sampler can only take weights of its own release.")
-            self.forget()
             self.bundle = bundle
+            self._placed.use(bundle.params)
 
     def forget(self) -> None:
         """Let go of the weights on the devices; they are placed again when next needed."""
         with self._lock:
-            self._placed = {}
+            self._placed.use(self.bundle.params)
 
     def generate(self, request: Request, *, progress: bool = False) -> list[Clip]:
         """All clips of `request`, in its order (every prompt, each num_samples times); see `clips`."""
@@ -167,13 +156,14 @@ class Sampler:
 
     def _contexts(self, prompts: list[str]) -> tuple[jax.Array, jax.Array]:
         assert self.bundle.tokenizer is not None
-        encode = self._load(programs.make_encode_text_program, codec.TEXT_ENCODER, len(prompts))
+        encode = self._placed.load(codec.make_encode_text_program, codec.TEXT_ENCODER, len(prompts))
         return encode.run(encode.weights, *self.bundle.tokenizer(prompts))
 
     def _encode_video(self, pixels: np.ndarray, batch: int) -> jax.Array:
         """Tokens (batch, T, C) of frames uint8 (F, h, w, 3), equal for all."""
-        encode = self._load(programs.make_encode_video_program, codec.VIDEO_ENCODER, pixels.shape)
-        return jnp.repeat(encode.run(encode.weights, codec.to_unit(pixels)[None]), batch, axis=0)
+        video = codec.to_unit(pixels)[None]
+        encode = self._placed.load(codec.make_encode_video_program, codec.VIDEO_ENCODER, like(video))
+        return jnp.repeat(encode.run(encode.weights, video), batch, axis=0)
 
     def _begin(
         self, stage: Stage, batch: int, keys: Callable[[str], jax.Array], previous: SamplerState | None
@@ -194,7 +184,7 @@ class Sampler:
         guidance = (stage.video.guidance, stage.audio.guidance)
         plan = make_plan(np.asarray(stage.sigmas, np.float32), *guidance, blocks=blocks, stepper=stage.stepper)
         abstract = programs.abstract_state(state, self.mesh)
-        sample = self._load(programs.make_sample_program, ("transformer",), abstract, plan)
+        sample = self._placed.load(programs.make_sample_program, ("transformer",), abstract, plan)
         given = {"state": state, "contexts": {"positive": positive, "negative": negative}, "plan": plan}
         placed = programs.put(given, {name: sample.program.arguments[name] for name in given})
         state, contexts, plan = (placed[name] for name in given)
@@ -208,16 +198,16 @@ class Sampler:
         """Frames of the first `clips` clips, or functions that decode them in pieces, and sounds (B, 2, samples)."""
         assert state.video is not None and state.audio is not None
         video, audio = state.video.stream.latent, state.audio.stream.latent
-        decode = self._load(programs.make_decode_audio_program, codec.AUDIO_DECODER, like(audio))
+        decode = self._placed.load(codec.make_decode_audio_program, codec.AUDIO_DECODER, like(audio))
         sounds = np.asarray(decode.run(decode.weights, audio))
         grid = latent_shape(shape, self.bundle.release.video_vae.scale_factors)
         tiling = tiling_of(shape, self.bundle.release.video_vae.scale_factors)
         if tiling is None:
-            decode = self._load(programs.make_decode_video_program, codec.VIDEO_DECODER, grid, like(video))
+            decode = self._placed.load(codec.make_decode_video_program, codec.VIDEO_DECODER, grid, like(video))
             return np.asarray(decode.run(decode.weights, video)), sounds
         count = grid[0] * grid[1] * grid[2]
         latents = [np.asarray(unpatchify_video(video[i : i + 1, :count], *grid)) for i in range(clips)]
-        placed = self._weights(codec.VIDEO_DECODER)  # those of now, whatever is in use when the clip is decoded
+        placed = self._placed.weights(codec.VIDEO_DECODER)  # those of now, whatever is in use when the clip is decoded
         return [lambda latent=latent: self._pieces(latent, tiling, placed) for latent in latents], sounds
 
     def _pieces(self, latents: np.ndarray, tiling: Tiling, weights: Any) -> Iterator[np.ndarray]:
@@ -225,30 +215,13 @@ class Sampler:
 
         def decode(tile: np.ndarray) -> np.ndarray:
             with self._lock, jax.set_mesh(self.mesh):
-                loaded = self._load(programs.make_decode_tile_program, codec.VIDEO_DECODER, tile.shape)
+                shape = jax.ShapeDtypeStruct(tile.shape, np.float32)
+                loaded = self._placed.load(codec.make_decode_tile_program, codec.VIDEO_DECODER, shape)
                 return np.asarray(loaded.run(weights, tile))
 
         for piece in tiled_decode(decode, latents, tiling, self.bundle.release.video_vae.scale_factors):
             if piece.shape[1]:  # the first tiles may begin at the same frame
                 yield np.stack([np.asarray(codec.to_uint8(frame)) for frame in piece[0]])
-
-    # --- programs and weights ---------------------------------------------------------------------------------------
-
-    def _load(self, make: Callable[..., Program], parts: tuple[str, ...], *arguments: Any) -> _Loaded:
-        """The program of `make` for arguments of these shapes, compiled once, with the weights of `parts`."""
-        with self._lock:
-            weights = self._weights(parts)
-            key = (make.__name__, _signature(arguments), _signature(weights))
-            if key not in self._programs:
-                program = make(self.networks, *arguments, self.mesh, weights)
-                self._programs[key] = (program, program.compile())
-            return _Loaded(*self._programs[key], weights)
-
-    def _weights(self, parts: tuple[str, ...]) -> dict[str, Any]:
-        missing = [part for part in parts if part not in self._placed]
-        if missing:
-            self._placed |= place_parts(self.networks, self.bundle.params, missing, self.mesh)
-        return {part: self._placed[part] for part in parts}
 
 
 def tiling_of(shape: VideoShape, factors: tuple[int, int, int]) -> Tiling | None:
@@ -261,12 +234,6 @@ def tiling_of(shape: VideoShape, factors: tuple[int, int, int]) -> Tiling | None
 def like(x: jax.Array) -> jax.ShapeDtypeStruct:
     """An array's shape, type and sharding."""
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
-
-
-def _signature(tree: Any) -> Any:
-    """What a program depends on of its arguments: all but the values of arrays."""
-    leaves, structure = jax.tree.flatten(tree)
-    return structure, tuple((x.shape, str(x.dtype)) if hasattr(x, "shape") else x for x in leaves)
 
 
 def _keys(seed: int, stream: str, stage: int, numbers: Sequence[int]) -> jax.Array:

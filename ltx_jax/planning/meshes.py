@@ -23,10 +23,11 @@ def choose_mesh(config: MeshConfig, target: Topology, workload: Workload, releas
 
 def default_mesh(devices: int, workload: Workload, release: Release) -> MeshConfig:
     """Training: parameters, optimizer and samples over all devices. Sampling: one clip over all of them, its heads
-    where the clip is short, its tokens where it is long, both on many devices. Decoding: a clip per device."""
+    where the clip is short, its tokens where it is long, both on many devices. Decoding and encoding: a clip per
+    device."""
     if workload.mode == "train":
         return MeshConfig(data=1, fsdp=devices)
-    if workload.mode == "decode":
+    if workload.mode in ("decode", "encode"):
         return MeshConfig(data=devices)
     heads = release.transformer.num_attention_heads
     tokens = math.prod(latent_shape(workload.shape, release.video_vae.scale_factors))

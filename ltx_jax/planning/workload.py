@@ -6,11 +6,14 @@ Every program comes from the same call that the run makes; nothing here is a ske
 import dataclasses
 from typing import Any, Literal, get_args
 
+import jax
+import numpy as np
 from jax.sharding import Mesh
 
+from ltx_jax import codec
 from ltx_jax.bundle import Networks, networks_on
 from ltx_jax.diffusion import schedules
-from ltx_jax.diffusion.geometry import VideoShape, latent_shape
+from ltx_jax.diffusion.geometry import VideoShape, audio_length, latent_shape
 from ltx_jax.diffusion.guidance import PASSES, Guidance
 from ltx_jax.diffusion.sample import SamplerState, SamplingPlan, make_plan
 from ltx_jax.errors import require
@@ -24,7 +27,7 @@ from ltx_jax.training.config import DiTStageConfig
 from ltx_jax.training.dit.objective import make_dit_program
 from ltx_jax.training.lora import LoRAConfig
 
-Mode = Literal["train", "sample", "decode"]
+Mode = Literal["train", "sample", "decode", "encode"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +70,8 @@ def make_programs(experiment: Experiment, workload: Workload, mesh: Mesh) -> dic
         stage = training_stage(experiment, workload, mesh)
         return {"train step": make_dit_program(release, stage, shape, mesh, experiment.training.seed)}
     networks = sampling_networks(experiment, workload, mesh)
+    if workload.mode == "encode":
+        return encoders(networks, workload, mesh)
     state = sampling_state(experiment, workload, mesh)
     if workload.mode == "sample":
         plan = sampling_plan(experiment, workload)
@@ -75,9 +80,25 @@ def make_programs(experiment: Experiment, workload: Workload, mesh: Mesh) -> dic
     assert state.video is not None and state.audio is not None
     video, audio = state.video.stream.latent, state.audio.stream.latent
     return {
-        "video decoder": programs.make_decode_video_program(networks, grid, video, mesh),
-        "audio decoder": programs.make_decode_audio_program(networks, audio, mesh),
+        "video decoder": codec.make_decode_video_program(networks, grid, video, mesh),
+        "audio decoder": codec.make_decode_audio_program(networks, audio, mesh),
     }
+
+
+def encoders(networks: Networks, workload: Workload, mesh: Mesh) -> dict[str, Program]:
+    """The programs with which clips are prepared; that of text where the release's text encoder is supported."""
+    shape, size = workload.shape, workload.size(mesh)
+    video = jax.ShapeDtypeStruct((size, shape.frames, shape.height, shape.width, 3), np.uint8)
+    samples = int(shape.frames / shape.fps * networks.release.audio_vae.sampling_rate)
+    sound = jax.ShapeDtypeStruct((size, 2, samples), np.float32)
+    tokens = audio_length(shape.frames, shape.fps)
+    found = {
+        "video encoder": codec.make_encode_video_program(networks, video, mesh),
+        "audio encoder": codec.make_encode_audio_program(networks, sound, tokens, mesh),
+    }
+    if networks.release.text is not None:
+        found["text encoder"] = codec.make_text_features_program(networks, size, mesh)
+    return found
 
 
 def training_stage(experiment: Experiment, workload: Workload, mesh: Mesh) -> DiTStageConfig:

@@ -40,7 +40,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "topology", None, "What to plan for: v5e:4x4, v5p:2x2x2, v6e:4x4, tpu7x:2x2x2, h100:8, rtx4090 ..."
     )
-    flags.DEFINE_enum("mode", "train", ["train", "sample", "decode"], "Which program to compile.")
+    flags.DEFINE_enum("mode", "train", ["train", "sample", "decode", "encode"], "Which program to compile.")
     flags.DEFINE_bool("lora", False, "Train adapters of the frozen transformer alone.")
     cli.define_request("width", "height", "num_frames", "fps")
     cli.define_dtype()

@@ -3,12 +3,13 @@
 import dataclasses
 import importlib.util
 import json
+import math
 
 import jax
 import pytest
 
 import ltx_jax
-from ltx_jax.diffusion.geometry import VideoShape
+from ltx_jax.diffusion.geometry import VideoShape, audio_length, latent_shape
 from ltx_jax.diffusion.sample import SamplerState
 from ltx_jax.errors import UserError
 from ltx_jax.experiment import Experiment, experiment_config
@@ -86,6 +87,22 @@ def test_decoding_is_planned_for_every_release(name):
         frames = jax.eval_shape(video.jitted, *video.arguments.values())
     assert frames.shape == (2, 9, 64, 64, 3) and frames.dtype == "uint8"
     assert set(audio.arguments["params"]) == {"audio_decoder", "audio_statistics", "vocoder"}
+
+
+@pytest.mark.parametrize("name", RELEASES)
+def test_encoding_is_planned_for_every_release(name):
+    mesh = make_mesh(MeshConfig(data=2), jax.devices()[:2])
+    model, shape = release(name), VideoShape(9, 64, 64, 8.0)
+    experiment = Experiment.from_config(experiment_config(name))
+    found = make_programs(experiment, Workload("encode", shape), mesh)
+    with jax.set_mesh(mesh):
+        made = {n: jax.eval_shape(program.jitted, *program.arguments.values()) for n, program in found.items()}
+    grid = latent_shape(shape, model.video_vae.scale_factors)
+    assert made["video encoder"].shape == (2, math.prod(grid), model.transformer.in_channels)
+    assert made["audio encoder"].shape == (2, audio_length(9, 8.0), model.transformer.audio_in_channels)
+    assert ("text encoder" in made) == (model.text is not None)
+    if model.text is not None:
+        assert made["text encoder"][0].shape == (2, model.text_length, model.connectors.video.width)
 
 
 def test_padded_tokens_keep_their_length(tiny):
