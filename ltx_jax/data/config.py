@@ -5,6 +5,8 @@ from typing import Literal
 
 from ltx_jax.errors import require
 
+LONGEST = 600.0  # seconds of a clip; beyond lies a wrong fps
+
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
@@ -35,6 +37,8 @@ class DataConfig:
         sizes = (self.frames, self.height, self.width)
         require(min(sizes) >= 1, f"frames, height and width must be at least 1, not {sizes}.")
         require(self.fps > 0, f"fps must be above 0, not {self.fps}.")
+        seconds = self.frames / self.fps
+        require(seconds <= LONGEST, f"{self.frames} frames at {self.fps:g} fps last {seconds:.0f} s: raise fps.")
         require(self.sample_rate >= 4000, f"sample_rate must be at least 4000 Hz, not {self.sample_rate}.")
         require(self.workers >= 0, f"workers must not be negative, not {self.workers}.")
         require(self.size >= 1, f"The toy world needs at least one clip, not {self.size}.")

@@ -12,6 +12,7 @@ from av.error import FFmpegError
 from av.stream import Disposition
 
 from ltx_jax.errors import UserError
+from ltx_jax.files import shown
 
 FILE = "file:"
 STILL_CODECS = {"mjpeg", "png", "bmp", "webp", "tiff", "jpegxl"}  # what covers are stored in
@@ -24,11 +25,11 @@ PATIENCE = 64  # failed reads one after the other, after which the rest of a fil
 def opened(path: str | os.PathLike[str]) -> Iterator[av.container.InputContainer]:
     """The file at `path`, closed afterwards. Raises UserError when it is absent or no media file."""
     if not Path(path).is_file():
-        raise UserError(f"There is no video '{path}'.")
+        raise UserError(f"There is no video '{shown(path)}'.")
     try:
         container = av.open(file_url(path), **_METADATA)
     except (FFmpegError, ValueError, OSError) as error:
-        raise UserError(f"'{path}' is no video that can be read ({reason(error)}).") from None
+        raise UserError(f"'{shown(path)}' is no video that can be read ({reason(error)}).") from None
     with container:
         yield container
 
@@ -38,9 +39,9 @@ def file_url(path: str | os.PathLike[str]) -> str:
     return FILE + os.fspath(path)
 
 
-def path_of(container: av.container.Container) -> str:
-    """The path that a container was opened with."""
-    return container.name.removeprefix(FILE)
+def name_of(container: av.container.Container) -> str:
+    """The path that a container was opened with, for people."""
+    return shown(container.name.removeprefix(FILE))
 
 
 def find_film(container: av.container.InputContainer) -> av.VideoStream | None:

@@ -7,7 +7,7 @@ import numpy as np
 from av.sidedata.sidedata import Type
 
 from ltx_jax.errors import UserError
-from ltx_jax.media.container import path_of
+from ltx_jax.media.container import name_of
 from ltx_jax.media.images import cover
 
 TURNS = {  # clockwise degrees of a `rotate` tag -> where the matrix takes a stored pixel's right and down
@@ -47,7 +47,7 @@ def display_of(frame: av.VideoFrame, film: av.VideoStream) -> Display:
     straight, crossed = max(abs(a), abs(d)), max(abs(b), abs(c))
     transposed = crossed > straight
     if min(straight, crossed) > SKEW * max(straight, crossed) or 0 in ((b, c) if transposed else (a, d)):
-        name = path_of(film.container)
+        name = name_of(film.container)
         raise UserError(f"'{name}' is to be shown at a slant (display matrix {a} {b} {c} {d}): re-encode it upright.")
     across, along = (c, b) if transposed else (a, d)
     rows, columns = (-1 if along < 0 else 1), (-1 if across < 0 else 1)
@@ -59,7 +59,7 @@ def _aspect(film: av.VideoStream) -> float:
     """Width of a stored pixel over its height; the container's word counts before the stream's."""
     ratio = float(film.sample_aspect_ratio or film.codec_context.sample_aspect_ratio or 1)
     if not 1 / LONGEST_PIXEL <= ratio <= LONGEST_PIXEL:
-        name = path_of(film.container)
+        name = name_of(film.container)
         raise UserError(f"'{name}' says that its pixels are {ratio:g} times as wide as high: mend its aspect ratio.")
     return ratio
 
@@ -74,5 +74,5 @@ def _matrix(frame: av.VideoFrame, film: av.VideoStream) -> tuple[int, int, int, 
     try:
         return TURNS[round(float(degrees)) % 360]
     except (KeyError, ValueError):
-        name = path_of(film.container)
+        name = name_of(film.container)
         raise UserError(f"'{name}' is to be shown turned by '{degrees}' degrees: re-encode it upright.") from None

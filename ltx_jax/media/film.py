@@ -11,12 +11,13 @@ import av
 import numpy as np
 
 from ltx_jax.errors import UserError
-from ltx_jax.media.container import decoded, find_film, opened, packets, seek
+from ltx_jax.media.container import decoded, find_film, name_of, opened, packets, seek
 from ltx_jax.media.display import Display, display_of
 
 FASTEST = 480  # frames a second: a higher rate is a guess that failed, as of transport streams of varying rate
+SPARSE = 6144  # bytes a frame below which a program stream is read from its start
 JUMP = 1.0  # seconds that a frame's time may lie before that of the frame before it
-COARSEST = 0.002  # seconds: containers round times to a millisecond or a six-hundredth of a second
+FINEST, COARSEST = 0.0005, 0.002  # seconds: times are rounded to milliseconds or to six-hundredths of a second
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,12 +49,12 @@ class Shown:
         return self.display.picture(self.frame, height, width)
 
 
-def film_of(container: av.container.InputContainer, path: str | os.PathLike[str]) -> av.VideoStream:
+def film_of(container: av.container.InputContainer) -> av.VideoStream:
     """The film of an opened file. Raises UserError when it has none."""
     film = find_film(container)
     if film is None:
         what = "only a picture or a codec that cannot be decoded" if container.streams.video else "no video track"
-        raise UserError(f"'{path}' has no film: {what}.")
+        raise UserError(f"'{name_of(container)}' has no film: {what}.")
     return film
 
 
@@ -70,13 +71,13 @@ def beginning(path: str | os.PathLike[str]) -> Beginning:
 def _beginning(path: str, state: tuple[int, int] | None) -> Beginning:
     del state  # a file that changed is looked at again
     with opened(path) as container:
-        film = film_of(container, path)
+        film = film_of(container)
         frame = next((frame for frame in decoded(container, film) if not frame.is_corrupt), None)
         if frame is None:
-            raise UserError(f"'{path}' has no frame that can be decoded.")
+            raise UserError(f"'{name_of(container)}' has no frame that can be decoded.")
         display = display_of(frame, film)
         tick = float(film.time_base or 0)
-        slack = 1e-6 + (min(tick, COARSEST) if 4 * tick < _frame_seconds(film) else 0.0)
+        slack = 1e-6 + (min(max(tick, FINEST), COARSEST) if 4 * tick < _frame_seconds(film) else 0.0)
         if without_display_times(container):
             return Beginning(0.0, display.height, display.width, slack, delay=frame.dts or 0)
         ticks = film.start_time if frame.pts is None else frame.pts
@@ -108,12 +109,12 @@ def shown_frames(path: str | os.PathLike[str], start: float = 0.0) -> Iterator[S
     begin = beginning(path)
     if start > 0:
         with opened(path) as container:
-            frames = _after_seek(container, film_of(container, path), begin, start)
+            frames = _after_seek(container, film_of(container), begin, start)
             if frames is not None:
-                yield from _in_order(frames, path)
+                yield from _in_order(frames, name_of(container))
                 return
     with opened(path) as container:
-        yield from _in_order(_timed(container, film_of(container, path), begin, 0.0), path)
+        yield from _in_order(_timed(container, film_of(container), begin, 0.0), name_of(container))
 
 
 def _after_seek(
@@ -124,7 +125,7 @@ def _after_seek(
     Without an index a seek may land anywhere, with one behind `start`, since decoding order counts: then earlier.
     """
     back = 0.0
-    while back <= start and seek(container, film, begin.zero + start - back):
+    while back <= start and _keeps_times(container, film) and seek(container, film, begin.zero + start - back):
         frames = _timed(container, film, begin, None)
         for shown in itertools.takewhile(lambda shown: shown.time <= start + begin.slack, frames):
             if shown.frame.key_frame:  # what came before it may lack what it refers to
@@ -133,6 +134,12 @@ def _after_seek(
                     return itertools.chain([shown], [following] if following else [], frames)
         back = max(1.0, 3 * back)
     return None
+
+
+def _keeps_times(container: av.container.InputContainer, film: av.VideoStream) -> bool:
+    """Whether times are known after a seek. Program streams tell one in 2 kB: none of most frames that are smaller."""
+    frames = (container.duration or 0) / av.time_base * frame_rate(film)
+    return container.format.name != "mpeg" or container.size > SPARSE * frames
 
 
 def _timed(
@@ -151,7 +158,7 @@ def _timed(
                 yield Shown(time, end, frame, display_of(frame, film))
 
 
-def _in_order(frames: Iterator[Shown], path: str | os.PathLike[str]) -> Iterator[Shown]:
+def _in_order(frames: Iterator[Shown], name: str) -> Iterator[Shown]:
     """The frames, without a single one whose time is far behind that of the next. Raises UserError at a real jump."""
     before, held = -math.inf, None
     for shown in frames:
@@ -159,7 +166,7 @@ def _in_order(frames: Iterator[Shown], path: str | os.PathLike[str]) -> Iterator
             yield held
             before = held.time
         elif shown.time < before - JUMP:
-            raise UserError(f"'{path}' jumps back in time at second {before:.2f}: cut it there, or remux it.")
+            raise UserError(f"'{name}' jumps back in time at second {before:.2f}: cut it there, or remux it.")
         held = dataclasses.replace(shown, time=max(shown.time, before))
     if held is not None:
         yield held
@@ -184,13 +191,13 @@ def ending(container: av.container.InputContainer, film: av.VideoStream, path: s
     begins = float((film.start_time or 0) * film.time_base)
     lasts = float(film.duration * film.time_base) if film.duration else (container.duration or 0) / av.time_base
     back = 1.0
-    while back < lasts and seek(container, film, begins + lasts - back):
+    while back < lasts and _keeps_times(container, film) and seek(container, film, begins + lasts - back):
         found = _ending(container, film)
         if found is not None:
             return found
         back *= 4
     with opened(path) as fresh:
-        return _ending(fresh, film_of(fresh, path)) or Ending(begins, 0.0)
+        return _ending(fresh, film_of(fresh)) or Ending(begins, 0.0)
 
 
 def _ending(container: av.container.InputContainer, film: av.VideoStream) -> Ending | None:

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
 from ltx_jax.errors import UserError
+from ltx_jax.files import shown
 from ltx_jax.media.resize import covering, fill_crop
 
 MARGIN = 2  # pixels between the frames of a contact sheet
@@ -22,17 +23,17 @@ def read_image(path: str | os.PathLike[str], height: int, width: int) -> np.ndar
     Raises UserError for a missing file, one that is no image, and one of too many pixels.
     """
     if not Path(path).is_file():
-        raise UserError(f"There is no image '{path}'.")
+        raise UserError(f"There is no image '{shown(path)}'.")
     try:
         with Image.open(path) as image:
             pixels = _pixels(_upright(_in_eight_bits(image)))
     except Image.DecompressionBombError:
         most = (Image.MAX_IMAGE_PIXELS or 0) * 2 // 1_000_000
-        raise UserError(f"The image '{path}' has more than {most} million pixels; give a smaller one.") from None
+        raise UserError(f"The image '{shown(path)}' has more than {most} million pixels; give a smaller one.") from None
     except UserError as error:
-        raise UserError(f"The image '{path}' {error}") from None
+        raise UserError(f"The image '{shown(path)}' {error}") from None
     except Exception as error:  # Pillow's readers raise whatever a damaged file makes them stumble over
-        raise UserError(f"'{path}' is no image that can be read ({error}); give a PNG or JPEG file.") from None
+        raise UserError(f"'{shown(path)}' is no image that can be read ({error}); give a PNG or JPEG file.") from None
     filled = fill_crop(pixels, height, width)
     return np.clip(np.rint(filled), 0, 255).astype(np.uint8)
 

@@ -10,6 +10,7 @@ import av
 import numpy as np
 
 from ltx_jax.errors import UserError
+from ltx_jax.files import shown
 from ltx_jax.media.audio import from_pcm, resample, to_stereo
 from ltx_jax.media.container import decoded, find_film, find_sound, opened, seek
 from ltx_jax.media.film import beginning
@@ -73,7 +74,7 @@ def read_audio(
                 heard |= high > before and low < wave.shape[1] - before
         total += resample(wave, rate, sample_rate)[:, CONTEXT * sample_rate // divisor :][:, :samples]
     if not np.isfinite(total).all():
-        raise UserError(f"The sound of '{path}' holds samples that are no numbers: encode it anew.")
+        raise UserError(f"The sound of '{shown(path)}' holds samples that are no numbers: encode it anew.")
     return total, heard
 
 

@@ -1,5 +1,6 @@
 """Video files through PyAV: H.264 with AAC out, anything FFmpeg reads in. NumPy on this side, channels last."""
 
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -12,6 +13,7 @@ import numpy as np
 from av.error import FFmpegError
 
 from ltx_jax.errors import UserError, require
+from ltx_jax.files import shown
 from ltx_jax.media.container import file_url, find_sound, opened, reason
 from ltx_jax.media.film import beginning, ending, film_of, frame_count, frame_rate, shown_frames
 from ltx_jax.media.sound import read_audio
@@ -73,7 +75,8 @@ def write_video(
     except (FFmpegError, OSError) as error:
         raise UserError(f"The video '{target}' cannot be written ({reason(error)}).") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where the folder itself is what is wrong
+            temporary.unlink(missing_ok=True)
     return target
 
 
@@ -119,11 +122,11 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
     """
     begin = beginning(path)
     with opened(path) as container:
-        film = film_of(container, path)
+        film = film_of(container)
         end = ending(container, film, path)
         rate = frame_rate(film) or end.rate
         if not rate:
-            raise UserError(f"'{path}' says no frame rate.")
+            raise UserError(f"'{shown(path)}' says no frame rate.")
         heard = find_sound(container, film) is not None
         return VideoInfo(frame_count(film), rate, end.time - begin.zero, begin.height, begin.width, heard)
 
@@ -140,17 +143,17 @@ def read_video(
     wanted = start + np.arange(frames) / fps
     result = np.empty((frames, height, width, 3), np.uint8)
     done, before = 0, None
-    for shown in shown_frames(path, start):
+    for picture in shown_frames(path, start):
         if before is not None:
-            until = int(np.searchsorted(wanted, shown.time - slack))
+            until = int(np.searchsorted(wanted, picture.time - slack))
             if until > done:
                 result[done:until] = before.picture(height, width)
                 done = until
             if done == frames:
                 return result
-        before = shown
+        before = picture
     if before is None:
-        raise UserError(f"'{path}' has no frame that can be decoded from second {start:.2f} on.")
+        raise UserError(f"'{shown(path)}' has no frame that can be decoded from second {start:.2f} on.")
     result[done:] = before.picture(height, width)
     return result
 
@@ -158,9 +161,9 @@ def read_video(
 def read_all(path: str | os.PathLike[str], height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Every frame of a file, as `read_video` shows it, uint8 (n, height, width, 3), and from which second on (n,)."""
     slack = beginning(path).slack
-    pairs = [(shown.time - slack, shown.picture(height, width)) for shown in shown_frames(path)]
+    pairs = [(frame.time - slack, frame.picture(height, width)) for frame in shown_frames(path)]
     if not pairs:
-        raise UserError(f"'{path}' has no frame that can be decoded.")
+        raise UserError(f"'{shown(path)}' has no frame that can be decoded.")
     return np.stack([picture for _, picture in pairs]), np.array([time for time, _ in pairs])
 
 
@@ -169,9 +172,9 @@ def thumbnails(path: str | os.PathLike[str], side: int) -> Iterator[tuple[float,
 
     The small pictures keep neither the aspect nor the orientation.
     """
-    for shown in shown_frames(path):
-        small = shown.frame.to_ndarray(format="rgb24", width=side, height=side, interpolation="AREA")
-        yield shown.time, shown.end, small
+    for picture in shown_frames(path):
+        small = picture.frame.to_ndarray(format="rgb24", width=side, height=side, interpolation="AREA")
+        yield picture.time, picture.end, small
 
 
 def on_screen(pictures: np.ndarray, times: np.ndarray, wanted: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from ltx_jax.files import read_text, shown
 
 ENDINGS = {
     ".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".gif", ".ts", ".mts", ".m2ts", ".wmv", ".asf",
-    ".flv", ".3gp", ".ogv", ".mxf", ".vob",
+    ".m2t", ".flv", ".f4v", ".3gp", ".3g2", ".ogv", ".ogg", ".mxf", ".vob",
 }  # fmt: skip
 # Trash and thumbnails of systems and of network storage; names that begin with a dot are left out anyway.
 SYSTEM = {
