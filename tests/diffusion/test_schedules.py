@@ -75,3 +75,10 @@ def test_mistakes_are_sentences():
     ):
         with pytest.raises(UserError):
             wrong()
+
+
+def test_named_schedules_fall_and_unknown_ones_are_said():
+    for name in schedules.SCHEDULES:
+        assert_falls(schedules.schedule(name, 8, 80))
+    with pytest.raises(UserError, match="ltx2, linear_quadratic, beta"):
+        schedules.schedule("karras", 8)
