@@ -118,13 +118,13 @@ JOURNEYS = {
         TRAIN + "*--stage=dit": Small(FEW, outputs=(f"runs/clips/{MODEL}",)),
         "python sample.py --checkpoint=runs/clips/model *": Small({"steps": 1}),
         "python -m ltx_jax.tools.evaluate *": Small(),
-    }),
+    }, slow=True),  # the README's trainings are of the same programs
     "GPU nodes": Journey("launch/jobset_gpu.yaml", {
         TRAIN + "--config=configs/ltx2_19b.py *": Small(LAUNCHED | {"config.mesh.fsdp": 2}, devices=4),
     }, models=True),
     "TPU slices": Journey("launch/jobset_tpu.yaml", {
         TRAIN + "--config=configs/ltx2_19b.py *": Small(LAUNCHED | {"config.mesh.fsdp": 4}, devices=4),
-    }, models=True),
+    }, slow=True, models=True),
 }  # fmt: skip
 CLUSTER = ("kubectl ", "sbatch ", "gcloud ", "mpirun ")
 
