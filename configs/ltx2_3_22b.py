@@ -1,15 +1,18 @@
-"""LTX-2.3 22B at full size: transformer training on prepared latents, or planning it without hardware.
+"""LTX-2.3 22B at full size: the transformer is trained, or adapted by LoRA, on prepared clips.
 
-python -m ltx_jax.tools.plan --config=configs/ltx2_3_22b.py --topology=v6e:4x4 --mode=train
+    python -m ltx_jax.tools.plan --config=configs/ltx2_3_22b.py --topology=v6e:4x4 --mode=train
+    python train.py --config=configs/ltx2_3_22b.py --stage=dit --init_from=MODEL \\
+        --workdir=runs/mine --config.data.path=CLIPS
+
+Meant for 16 chips of v6e (25.6 of 32 GiB each, one clip of 121 frames of 768 x 512 per chip) or for eight of v5p
+(45.9 of 95 GiB). By the compiler's roofline a step takes 0.96 to 1.9 s on the first and 1.8 to 2.5 s on the second.
+These are plans, not runs (docs/scale.md); nothing was trained at this size. docs/training.md leads from a folder of
+clips to a LoRA.
 """
 
-from ltx_jax.experiment import experiment_config
+from ltx_jax.experiment import full_size_config
 
 
 def get_config():
     """The 2.3 release."""
-    config = experiment_config("ltx2_3_22b")
-    config.training.dit.update(train_text=False, dtype="bfloat16", remat="full", ema_decay=0.0)
-    config.training.dit.guard.update(max_skipped=10, spike=20.0)
-    config.data.update(frames=121, height=512, width=768, fps=24.0)
-    return config
+    return full_size_config("ltx2_3_22b")

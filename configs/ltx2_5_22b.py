@@ -1,15 +1,17 @@
-"""LTX-2.5 22B (transformer) at full size: transformer training on prepared latents, or planning it without hardware.
+"""LTX-2.5 22B at full size: the transformer is trained, or adapted by LoRA, on prepared clips.
 
-python -m ltx_jax.tools.plan --config=configs/ltx2_5_22b.py --topology=v6e:4x4 --mode=train
+    python -m ltx_jax.tools.plan --config=configs/ltx2_5_22b.py --topology=v6e:4x4 --mode=train
+    python train.py --config=configs/ltx2_5_22b.py --stage=dit --init_from=MODEL \\
+        --workdir=runs/mine --config.data.path=CLIPS
+
+Meant for the hardware of configs/ltx2_3_22b.py, whose transformer this one is but for biases of its MLPs and an
+embedding of keyframes; its own figures stand in no page, the first command prints them. Its text encoder, Gemma 4, is
+not built yet: clips must bring their text features with them.
 """
 
-from ltx_jax.experiment import experiment_config
+from ltx_jax.experiment import full_size_config
 
 
 def get_config():
     """The 2.5 release."""
-    config = experiment_config("ltx2_5_22b")
-    config.training.dit.update(train_text=False, dtype="bfloat16", remat="full", ema_decay=0.0)
-    config.training.dit.guard.update(max_skipped=10, spike=20.0)
-    config.data.update(frames=121, height=512, width=768, fps=24.0)
-    return config
+    return full_size_config("ltx2_5_22b")

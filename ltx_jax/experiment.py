@@ -62,8 +62,25 @@ class Experiment:
 
 
 def experiment_config(release_name: str) -> ConfigDict:
-    """A ConfigDict with every setting of the release and of the defaults, ready to be overridden."""
-    return as_config_dict(Experiment(model=release(release_name)))
+    """A ConfigDict with every setting of the release and of the defaults, ready to be overridden.
+
+    Clips have the size that the release samples by default.
+    """
+    model = release(release_name)
+    size = model.sampling
+    data = DataConfig(frames=size.num_frames, height=size.height, width=size.width, fps=size.fps)
+    return as_config_dict(Experiment(model=model, data=data))
+
+
+def full_size_config(release_name: str) -> ConfigDict:
+    """`experiment_config` of a published size: the transformer learns alone, in bfloat16, and keeps no activations.
+
+    There is no moving average, and up to ten steps in a row are refused whose gradients jump.
+    """
+    config = experiment_config(release_name)
+    config.training.dit.update(train_text=False, dtype="bfloat16", remat="full", ema_decay=0.0)
+    config.training.dit.guard.update(max_skipped=10, spike=20.0)
+    return config
 
 
 def as_config_dict(config: Any) -> ConfigDict:
