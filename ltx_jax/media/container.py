@@ -4,6 +4,7 @@ import contextlib
 import math
 import os
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,11 @@ def file_url(path: str | os.PathLike[str]) -> str:
 def name_of(container: av.container.Container) -> str:
     """The path that a container was opened with, for people."""
     return shown(container.name.removeprefix(FILE))
+
+
+def tick(stream: av.stream.Stream) -> Fraction:
+    """Seconds of one tick of a stream's clock."""
+    return stream.time_base or Fraction(0)
 
 
 def find_film(container: av.container.InputContainer) -> av.VideoStream | None:

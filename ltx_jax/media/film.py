@@ -11,7 +11,7 @@ import av
 import numpy as np
 
 from ltx_jax.errors import UserError
-from ltx_jax.media.container import decoded, find_film, name_of, opened, packets, seek
+from ltx_jax.media.container import decoded, find_film, name_of, opened, packets, seek, tick
 from ltx_jax.media.display import Display, display_of
 
 FASTEST = 480  # frames a second: a higher rate is a guess that failed, as of transport streams of varying rate
@@ -76,12 +76,12 @@ def _beginning(path: str, state: tuple[int, int] | None) -> Beginning:
         if frame is None:
             raise UserError(f"'{name_of(container)}' has no frame that can be decoded.")
         display = display_of(frame, film)
-        tick = float(film.time_base or 0)
-        slack = 1e-6 + (min(max(tick, FINEST), COARSEST) if 4 * tick < _frame_seconds(film) else 0.0)
+        rounding = float(tick(film))
+        slack = 1e-6 + (min(max(rounding, FINEST), COARSEST) if 4 * rounding < _frame_seconds(film) else 0.0)
         if without_display_times(container):
             return Beginning(0.0, display.height, display.width, slack, delay=frame.dts or 0)
         ticks = film.start_time if frame.pts is None else frame.pts
-        return Beginning(float((ticks or 0) * film.time_base), display.height, display.width, slack, delay=0)
+        return Beginning(float((ticks or 0) * tick(film)), display.height, display.width, slack, delay=0)
 
 
 def without_display_times(container: av.container.InputContainer) -> bool:
@@ -151,9 +151,9 @@ def _timed(
         ticks = frame.pts
         if guess:
             ticks = None if frame.dts is None else frame.dts - begin.delay
-        time = end if ticks is None else float(ticks * film.time_base) - begin.zero
+        time = end if ticks is None else float(ticks * tick(film)) - begin.zero
         if time is not None:
-            end = time + (float(frame.duration * film.time_base) if frame.duration else _frame_seconds(film))
+            end = time + (float(frame.duration * tick(film)) if frame.duration else _frame_seconds(film))
             if not frame.is_corrupt:
                 yield Shown(time, end, frame, display_of(frame, film))
 
@@ -188,8 +188,8 @@ class Ending:
 
 def ending(container: av.container.InputContainer, film: av.VideoStream, path: str | os.PathLike[str]) -> Ending:
     """The end of a film, read from its last packets."""
-    begins = float((film.start_time or 0) * film.time_base)
-    lasts = float(film.duration * film.time_base) if film.duration else (container.duration or 0) / av.time_base
+    begins = float((film.start_time or 0) * tick(film))
+    lasts = float(film.duration * tick(film)) if film.duration else (container.duration or 0) / av.time_base
     back = 1.0
     while back < lasts and _keeps_times(container, film) and seek(container, film, begins + lasts - back):
         found = _ending(container, film)
@@ -206,7 +206,7 @@ def _ending(container: av.container.InputContainer, film: av.VideoStream) -> End
     for packet in packets(container, film):
         ticks = packet.dts if guess or packet.pts is None else packet.pts
         if ticks is not None and not packet.is_discard:
-            time = float(ticks * film.time_base)
+            time = float(ticks * tick(film))
             count, first, last = count + 1, min(first, time), max(last, time)
-            end = max(end, time + (float(packet.duration * film.time_base) if packet.duration else lasts))
+            end = max(end, time + (float(packet.duration * tick(film)) if packet.duration else lasts))
     return Ending(end, (count - 1) / (last - first) if last > first else 0.0) if count else None

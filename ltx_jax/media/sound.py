@@ -12,7 +12,7 @@ import numpy as np
 from ltx_jax.errors import UserError
 from ltx_jax.files import shown
 from ltx_jax.media.audio import from_pcm, resample, to_stereo
-from ltx_jax.media.container import decoded, find_film, find_sound, opened, seek
+from ltx_jax.media.container import decoded, find_film, find_sound, opened, seek, tick
 from ltx_jax.media.film import beginning
 
 WARM = 0.25  # seconds that a sound decoder needs before what it gives after a seek is right
@@ -85,7 +85,7 @@ def _runs(path: str | os.PathLike[str], start: float, stop: float) -> list[Run]:
         sound = find_sound(container, film)
         if sound is None:
             return []
-        zero = beginning(path).zero if film is not None else float((sound.start_time or 0) * sound.time_base)
+        zero = beginning(path).zero if film is not None else float((sound.start_time or 0) * tick(sound))
         back = BESIDE
         while back <= start and seek(container, sound, zero + start - back):
             frames = _timed(container, sound, zero)
@@ -104,7 +104,7 @@ def _timed(
     """Decoded frames and their seconds; one that has no time follows the one before."""
     end = None
     for frame in decoded(container, sound):
-        time = end if frame.pts is None else float(frame.pts * sound.time_base) - zero
+        time = end if frame.pts is None else float(frame.pts * tick(sound)) - zero
         if time is not None:
             yield time, frame
             end = time + frame.samples / frame.sample_rate
