@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ltx_jax.kernels import gpu, tpu
-from ltx_jax.kernels.blocked import blocked_attention
+from ltx_jax.kernels.blocked import LOOPED_BLOCK, blocked_attention, blocked_attention_with_statistics
 from ltx_jax.kernels.gpu_hopper import hopper_attention
 from ltx_jax.kernels.gpu_tiles import HOPPER_TILES
 from ltx_jax.kernels.gpu_triton import triton_attention
@@ -72,6 +72,8 @@ def implementations(platform: str, kind: str, width: int, dtype: Any) -> dict[st
     for family in families(platform, kind):
         found[f"ours: {family}"] = ours(family, default_tile(family, kind, width, dtype))
     if platform == "cpu":
+        settings = {"block": LOOPED_BLOCK, "looped": True}  # what the front door takes there
+        found["ours: looped"] = lambda *a: blocked_attention_with_statistics(*a, Mask(), AttentionSpec(), **settings)[0]
         found["ours: reference"] = lambda q, k, v: reference_attention(q, k, v, Mask(), AttentionSpec())
     found["jax.nn xla"] = functools.partial(jax.nn.dot_product_attention, implementation="xla")
     if platform in gpu.PLATFORMS:

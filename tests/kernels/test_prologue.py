@@ -93,8 +93,18 @@ def fused(mask=Mask(), spec=AttentionSpec(), tile=SMALL, interpret=True):
     return lambda *a: attention_with_prologue(kernel, jax.sharding.get_abstract_mesh(), *a[:3], mask, a[3])
 
 
-@pytest.mark.parametrize("tile", [SMALL, KEYS_OUTSIDE], ids=["keys inside", "keys outside"])
-@pytest.mark.parametrize("shape", [(2, 149, 300, 2, 64), (1, 300, 161, 1, 128)])
+NARROW, WIDE = (2, 149, 300, 2, 64), (1, 300, 161, 1, 128)
+
+
+@pytest.mark.parametrize(
+    ("shape", "tile"),
+    [
+        pytest.param(WIDE, SMALL, id="wide, keys inside"),
+        pytest.param(NARROW, KEYS_OUTSIDE, id="narrow, keys outside"),
+        pytest.param(NARROW, SMALL, id="narrow, keys inside", marks=pytest.mark.slow),
+        pytest.param(WIDE, KEYS_OUTSIDE, id="wide, keys outside", marks=pytest.mark.slow),
+    ],
+)
 def test_ragged_lengths(shape, tile):
     check(fused(tile=tile), *problem(shape))
 
@@ -175,7 +185,7 @@ def test_the_plain_pass_is_norm_then_rotation():
         np.testing.assert_array_equal(rotate(normed, (cos, sin), rotation), expected)
 
 
-@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize("gated", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_layer_takes_the_kernel_and_agrees_with_itself(monkeypatch, gated, mesh):
     rng = np.random.default_rng(3)
     x, context = (jnp.asarray(rng.normal(size=(2, n, 32)), jnp.float32) for n in (150, 90))
