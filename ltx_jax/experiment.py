@@ -5,41 +5,19 @@ every value and builds the dataclasses. Defaults live in the dataclasses (and th
 """
 
 import dataclasses
-import functools
 import json
-import sys
 import types
 import typing
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import ml_dtypes
-from jax.sharding import Mesh
 from ml_collections import ConfigDict, config_dict
 
-from ltx_jax.bundle import Bundle
-from ltx_jax.checkpoints.lora import save_lora
-from ltx_jax.checkpoints.save import save_bundle
 from ltx_jax.config import from_mapping, to_mapping
 from ltx_jax.data.config import DataConfig
-from ltx_jax.data.raw import toyworld
-from ltx_jax.data.raw.toy import world
-from ltx_jax.errors import UserError, require
-from ltx_jax.files import write_text
-from ltx_jax.models.text.tokenizer import Tokenizer, train_toy_tokenizer
-from ltx_jax.models.video_vae.encoder import check_video_shape
-from ltx_jax.names.dit import dit_names
+from ltx_jax.errors import require
 from ltx_jax.parallel.mesh import MeshConfig
-from ltx_jax.parallel.multihost import is_first, local_mesh, say
-from ltx_jax.parts import parts_of
-from ltx_jax.pipelines.previews import Previews
-from ltx_jax.releases import Release, release
-from ltx_jax.training.config import StageName, TrainingConfig
-from ltx_jax.training.stages import train
-
-# What the samples that a training run writes show.
-PROMPTS = ("a red circle", "a blue square", "a green triangle", "a yellow diamond")
+from ltx_jax.releases import Release, first_difference, release
+from ltx_jax.training.config import TrainingConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,66 +92,11 @@ def _optional_type(hint: Any) -> type:
 
 
 def check_same_model(wanted: Release, found: Release, where: str) -> None:
-    """Raise UserError naming the first part in which the model at `where` differs from the config's."""
-    for field in dataclasses.fields(Release):
-        if field.name in ("name", "version", "sampling"):
-            continue
-        ours, theirs = getattr(wanted, field.name), getattr(found, field.name)
-        if ours != theirs:
-            raise UserError(
-                f"The config's {field.name} is not that of {where}{_first_difference(ours, theirs)}; "
-                "use the config the weights were trained with, or give --checkpoint."
-            )
-
-
-def _first_difference(a: Any, b: Any) -> str:
-    if not dataclasses.is_dataclass(a) or type(a) is not type(b):
-        return f" ({a} against {b})"
-    name = next(f.name for f in dataclasses.fields(a) if getattr(a, f.name) != getattr(b, f.name))
-    return f" ({name}: {getattr(a, name)} against {getattr(b, name)})"
-
-
-def run_training(
-    experiment: Experiment, mesh: Mesh, workdir: Path, stages: Sequence[StageName], init_from: Path | None = None
-) -> None:
-    """Train `stages` in `workdir`; when all are done the model lies in workdir/model, in the official layout.
-
-    With training.dit.lora only adapters are trained, and workdir/lora.safetensors is what comes of it. Raises
-    UserError for what the user can mend, before anything is computed.
-    """
-    release, data = experiment.model, experiment.data
-    check_video_shape(release.video_vae, data.frames, data.height, data.width)
+    """Raise UserError naming the first setting in which the model at `where` differs from the config's."""
+    fields = [f.name for f in dataclasses.fields(Release) if f.name not in ("name", "version", "sampling")]
+    what = first_difference(wanted, found, fields)
     require(
-        data.sample_rate == release.audio_vae.sampling_rate,
-        f"data.sample_rate is {data.sample_rate}, but the audio VAE hears {release.audio_vae.sampling_rate} Hz.",
+        what is None,
+        f"The config's {what} is not that of {where}; use the config the weights were trained with, or give "
+        "--checkpoint.",
     )
-    tokenizer = toy_tokenizer(release.text_length, data.world)
-
-    def announce() -> None:
-        say(experiment.to_json())
-        if is_first():
-            write_text(workdir / "config.json", experiment.to_json())
-
-    sample = Previews(release, tokenizer, local_mesh(mesh), PROMPTS)
-    lora = experiment.training.dit.lora
-    stages = ("dit",) if lora is not None else stages
-    params = train(
-        release, experiment.training, data, mesh, workdir, stages, tokenizer=tokenizer, init_from=init_from,
-        sample_callback=sample, announce=announce,
-    )  # fmt: skip
-    if lora is not None:
-        path = workdir / "lora.safetensors"
-        names, metadata = dit_names(release.transformer), experiment.training.dit.reference_metadata()
-        if is_first():
-            save_lora(path, params["lora"], names, scale=lora.scale, metadata=metadata)
-        say(f"the LoRA is in {path}; try it with sample.py --lora={path}")
-    elif {part.name for part in parts_of(release)} <= set(params) and is_first():
-        save_bundle(Bundle(release, params, tokenizer), workdir / "model", ml_dtypes.bfloat16)
-        print(f"the model is in {workdir / 'model'}", file=sys.stderr)
-
-
-@functools.cache
-def toy_tokenizer(text_length: int, version: str = "first") -> Tokenizer:
-    """The byte-level tokenizer of the toy: its merges are the words of the toy world, any other text is bytes."""
-    captions = (world if version == "exact" else toyworld).caption_corpus(1000)
-    return Tokenizer(train_toy_tokenizer(captions).encode(), text_length)

@@ -6,7 +6,7 @@ No code branches on a release's name: differences follow from these configuratio
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ltx_jax.errors import UserError, require
@@ -84,6 +84,21 @@ class Release(Configs):
             not registers or self.text_length % registers == 0,
             f"text_length {self.text_length} must be a multiple of the {registers} registers.",
         )
+
+
+def first_difference(ours: Any, theirs: Any, fields: Sequence[str] | None = None, where: str = "") -> str | None:
+    """Where two configurations differ first, as "transformer.num_layers (2 against 4)"; None where they agree.
+
+    fields: of the outermost level, all if None.
+    """
+    if ours == theirs:
+        return None
+    if not dataclasses.is_dataclass(ours) or type(ours) is not type(theirs):
+        return f"{where} ({ours} against {theirs})"
+    names = [f.name for f in dataclasses.fields(ours)] if fields is None else fields
+    below = f"{where}." if where else ""
+    found = (first_difference(getattr(ours, n), getattr(theirs, n), None, below + n) for n in names)
+    return next((difference for difference in found if difference is not None), None)
 
 
 def release(name: str) -> Release:

@@ -39,6 +39,9 @@ def define_flags() -> None:
     flags.DEFINE_float("threshold", 12.0, "Change of the picture (0..255) that a scene cut must reach.")
     flags.DEFINE_integer("clips_per_scene", 0, "Clips taken of a scene from its start on; 0: as many as fit.")
     flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the encoders' computation and weights.")
+    flags.DEFINE_enum(
+        "stored", "bfloat16", ["bfloat16", "float32"], "Of video latents and text features in the shards."
+    )
     flags.DEFINE_bool("progress", True, "Show progress bars.")
 
 
@@ -62,7 +65,9 @@ def _prepare() -> None:
         if not FLAGS[name].value:
             raise UserError(f"Say where the videos are and where the shards go: --{name} is missing.")
     experiment = Experiment.from_config(FLAGS.config)
-    encoders = EncoderSpec(FLAGS.checkpoint or str(TOY), FLAGS.text_encoder, FLAGS.batch, FLAGS.dtype, experiment.mesh)
+    encoders = EncoderSpec(
+        FLAGS.checkpoint or str(TOY), FLAGS.text_encoder, FLAGS.batch, FLAGS.dtype, experiment.mesh, FLAGS.stored
+    )
     model = encoders.bundle()
     if cli.given("config"):
         check_same_model(experiment.model, model.release, encoders.checkpoint)
@@ -76,7 +81,7 @@ def _prepare() -> None:
     with open_engine(FLAGS.engine, encoders, FLAGS.workers, FLAGS.ray_address) as engine:
         index = prepare(
             FLAGS.input, output, rules, engine, model_identity(model), batch=FLAGS.batch,
-            shard_clips=FLAGS.shard_clips, progress=FLAGS.progress,
+            shard_clips=FLAGS.shard_clips, stored=FLAGS.stored, progress=FLAGS.progress,
         )  # fmt: skip
     print(summary(index, output))
 

@@ -8,16 +8,23 @@ run the same command on each (docs/scale.md). The finished model lies in WORKDIR
 `python sample.py --checkpoint=WORKDIR/model`.
 """
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
+from jax.sharding import Mesh
 
 from ltx_jax import cli
 from ltx_jax.checkpoints.load import TOY
+from ltx_jax.config import to_mapping
 from ltx_jax.errors import UserError
-from ltx_jax.experiment import Experiment, run_training
+from ltx_jax.experiment import Experiment
 from ltx_jax.parallel.mesh import make_mesh
-from ltx_jax.training.config import STAGES
+from ltx_jax.pipelines.previews import Previews
+from ltx_jax.training.config import STAGES, StageName
+from ltx_jax.training.record import RunRecord
+from ltx_jax.training.run import MakePreviews, train
 
 FLAGS = flags.FLAGS
 
@@ -29,6 +36,7 @@ def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "Folder of checkpoints, logs, samples and the finished model.")
     flags.DEFINE_enum("stage", "all", ["all", "video_vae", "audio_vae", "dit"], "Which stage to train.")
     flags.DEFINE_string("init_from", None, "Earlier run or model whose weights to start from; 'toy': the shipped one.")
+    flags.DEFINE_string("text_encoder", None, "Folder of that model's text encoder, where it does not lie beside it.")
 
 
 def main() -> None:
@@ -43,8 +51,24 @@ def _train() -> None:
     if not FLAGS.workdir:
         raise UserError("Say where to keep checkpoints and results: --workdir=FOLDER.")
     stages = STAGES if FLAGS.stage == "all" else (FLAGS.stage,)
-    init_from = Path(TOY if FLAGS.init_from == "toy" else FLAGS.init_from) if FLAGS.init_from else None
-    run_training(experiment, make_mesh(experiment.mesh), Path(FLAGS.workdir), stages, init_from)
+    path = lambda name: Path(name) if name else None
+    init_from = TOY if FLAGS.init_from == "toy" else path(FLAGS.init_from)
+    run_training(
+        experiment, make_mesh(experiment.mesh), Path(FLAGS.workdir), stages, init_from,
+        text_encoder=path(FLAGS.text_encoder), previews=Previews, command=sys.argv,
+    )  # fmt: skip
+
+
+def run_training(
+    experiment: Experiment, mesh: Mesh, workdir: Path, stages: Sequence[StageName] = STAGES,
+    init_from: Path | None = None, *, text_encoder: Path | None = None, previews: MakePreviews | None = None,
+    command: Sequence[str] = (),
+) -> None:  # fmt: skip
+    """Run `train` as the experiment says, see training/run.py."""
+    train(
+        experiment.model, experiment.training, experiment.data, mesh, workdir, stages, init_from=init_from,
+        text_encoder=text_encoder, previews=previews, record=RunRecord(to_mapping(experiment), tuple(command)),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

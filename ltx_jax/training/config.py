@@ -203,10 +203,21 @@ class DiTStageConfig(StageConfig):
 
 
 @dataclasses.dataclass(frozen=True)
+class PreviewConfig:
+    """What the samples show that the transformer's stage writes of itself: a clip of each prompt."""
+
+    prompts: tuple[str, ...] = ("a red circle", "a blue square", "a green triangle", "a yellow diamond")
+
+    def __post_init__(self):
+        require(bool(self.prompts), "There is no prompt in training.preview.prompts; sample_every=0 shows nothing.")
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    """All stages, and the one seed from which every draw follows."""
+    """All stages, what is shown of them, and the one seed from which every draw follows."""
 
     seed: int = 0
+    preview: PreviewConfig = PreviewConfig()
     video_vae: VideoVAEStageConfig = VideoVAEStageConfig()
     audio_vae: AudioVAEStageConfig = AudioVAEStageConfig()
     dit: DiTStageConfig = DiTStageConfig()

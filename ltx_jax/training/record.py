@@ -1,10 +1,12 @@
 """What a run is and was: configurations that must agree, and `run.json` with versions, devices and mesh."""
 
+import dataclasses
 import importlib.metadata
 import json
 import os
 import platform
-import sys
+import subprocess
+import time
 import zlib
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ltx_jax.errors import UserError
-from ltx_jax.files import write_json
+from ltx_jax.files import read_json, write_json
+from ltx_jax.parallel.multihost import is_first, say
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ltx-jax")
 # Settings that change how a run is watched and kept, not what it computes.
@@ -72,22 +75,53 @@ def environment(mesh: Mesh) -> dict[str, Any]:
     }
 
 
-def record_run(workdir: Path, mesh: Mesh, config: Any) -> None:
-    """Write `run.json`; where an earlier one differs, say in what, since results are then not bit for bit the same."""
-    path, now = workdir / "run.json", environment(mesh)
-    if path.is_file():
-        try:
-            before = json.loads(path.read_text(encoding="utf-8")).get("environment", {})
-        except json.JSONDecodeError:
-            before = {}
-        keys = differing_keys(now, before)
-        if before and keys:
-            print(
-                f"note: {', '.join(keys)} differ from the earlier run in {workdir}: its bits will not be repeated",
-                file=sys.stderr,
-            )
-    if jax.process_index() == 0:
-        write_json(path, {"environment": now, "config": config})
+@dataclasses.dataclass(frozen=True)
+class RunRecord:
+    """What a run was asked for: the resolved configuration, JSON-able, and the command line."""
+
+    config: Any = None
+    command: tuple[str, ...] = ()
+
+
+def record_run(workdir: Path, mesh: Mesh, seed: int, run: RunRecord) -> None:
+    """Write `run.json`: this start of the run and the earlier ones, newest first.
+
+    Where the newest earlier one had another environment or code, say in what: results are then not bit for bit the
+    same. Of several processes the first one writes.
+    """
+    if not is_first():
+        return
+    path = workdir / "run.json"
+    now = {
+        "started": time.strftime("%Y-%m-%d %H:%M:%S %z"), "environment": environment(mesh), "code": code_state(),
+        "seed": seed, "command": list(run.command), "config": run.config,
+    }  # fmt: skip
+    now = json.loads(json.dumps(now))
+    try:
+        earlier = read_json(path)["runs"]
+    except (OSError, UserError, KeyError, TypeError):  # none, or one that only tells what was
+        earlier = []
+    if earlier:
+        keys = [k for key in ("environment", "code") for k in differing_keys(now[key], earlier[0].get(key, {}), key)]
+        keys += differing_keys(now["config"], earlier[0].get("config"), "config", shared=True)
+        if keys:
+            say(f"note: {', '.join(keys)} differ from the earlier run in {workdir}: its bits may not be repeated")
+    write_json(path, {"runs": [now, *earlier]})
+
+
+def code_state() -> dict[str, Any]:
+    """The git commit of this package and whether files differ from it; {} where it is installed without one."""
+    folder = Path(__file__).parents[1]
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "__init__.py")  # the package may lie in somebody else's repository
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", "."))}
+    except (OSError, subprocess.SubprocessError):
+        return {}
 
 
 def _version(name: str) -> str | None:

@@ -17,11 +17,13 @@ import numpy as np
 from ltx_jax.checkpoints.load import load_bundle
 from ltx_jax.codec import AUDIO_DECODER, AUDIO_ENCODER, VIDEO_DECODER, VIDEO_ENCODER
 from ltx_jax.data.raw.source import open_source
-from ltx_jax.experiment import Experiment, experiment_config, toy_tokenizer
+from ltx_jax.data.raw.toy_tokenizer import toy_tokenizer
+from ltx_jax.experiment import Experiment, experiment_config
 from ltx_jax.parallel.mesh import MeshConfig, make_mesh
 from ltx_jax.parallel.program import place
-from ltx_jax.training.build import Setting
+from ltx_jax.training.dit.clips import prepared_source
 from ltx_jax.training.dit.stage import dit_stage
+from ltx_jax.training.setting import Setting
 
 PATH = Path(__file__).parents[1] / "golden" / "toy_dit_curve.json"
 STEPS, CLIPS, BATCH = 30, 128, 16
@@ -35,16 +37,17 @@ def first_steps(folder: Path, steps: int = STEPS) -> list[dict[str, float]]:
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     model = load_bundle("toy")
     setting = Setting(
-        experiment.model, training, experiment.data, mesh, open_source(experiment.data),
-        toy_tokenizer(experiment.model.text_length), folder,
-    )  # fmt: skip
+        experiment.model, training, experiment.data, mesh, folder, toy_tokenizer(experiment.model.text_length)
+    )
     names = (*VIDEO_ENCODER, *VIDEO_DECODER, *AUDIO_ENCODER, *AUDIO_DECODER)
     encoders = {part: model.params[part] for part in names}
-    stage = dit_stage(setting, None, encoders)
+    clips = prepared_source(setting, open_source(experiment.data), encoders)
+    stage = dit_stage(setting, clips, None, encoders)
     compiled, state, batches = stage.program.compile(), stage.initialize(), stage.batches()
     curve: list[dict[str, float]] = []
     for _ in range(steps):
-        batch = place(next(batches), stage.program.arguments["batch"])
+        host, wanted = next(batches), stage.program.arguments["batch"]
+        batch = place({name: host[name] for name in wanted}, wanted)
         state, metrics = compiled(state, stage.frozen, batch)
         values: dict[str, Any] = jax.device_get({k: metrics[k] for k in ("loss", "grad_norm")})
         curve.append({k: float(np.float32(v)) for k, v in values.items()})

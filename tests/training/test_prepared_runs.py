@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from tiny import one_device, save_tiny_model, tiny_release
 
-from ltx_jax import experiment as experiments
 from ltx_jax.checkpoints import load
 from ltx_jax.checkpoints.orbax import load_weights
 from ltx_jax.data.buckets import parse_buckets
@@ -22,9 +21,10 @@ from ltx_jax.data.preparation.engines import LocalEngine
 from ltx_jax.data.preparation.prepare import prepare
 from ltx_jax.data.raw.toyworld import ToyWorldConfig, render
 from ltx_jax.errors import UserError
-from ltx_jax.experiment import Experiment, run_training
+from ltx_jax.experiment import Experiment
 from ltx_jax.media.video import write_video
 from ltx_jax.parallel.mesh import MeshConfig
+from ltx_jax.tools.train import run_training
 from ltx_jax.training import loop
 from ltx_jax.training.config import DiTStageConfig, TrainingConfig
 from ltx_jax.training.lora import LoRAConfig
@@ -35,14 +35,6 @@ STAGE = DiTStageConfig(
     steps=4, batch_size=2, checkpoint_every=2, log_every=1, sample_every=0, ema_decay=0.0, train_text=False,
     optimizer=OptimizerConfig(learning_rate=1e-3, schedule=ScheduleConfig("constant")), lora=LoRAConfig(rank=2),
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def without_samples():
-    """No samples are made: sampling has its own tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiments, "Previews", lambda *_: lambda *_: None)
-        yield
 
 
 @pytest.fixture(scope="module")

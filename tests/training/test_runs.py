@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from tiny import save_tiny_model, tiny_release
 
-from ltx_jax import experiment as experiments
 from ltx_jax.checkpoints.load import load_bundle
 from ltx_jax.checkpoints.lora import apply_loras, load_lora
 from ltx_jax.checkpoints.orbax import load_weights
 from ltx_jax.data.config import DataConfig
 from ltx_jax.errors import UserError
-from ltx_jax.experiment import Experiment, run_training
+from ltx_jax.experiment import Experiment
 from ltx_jax.parallel.mesh import MeshConfig, make_mesh
-from ltx_jax.training import stages as runs
+from ltx_jax.tools.train import run_training
+from ltx_jax.training import run as runs
 from ltx_jax.training.config import DiTStageConfig, ReferenceConfig, TrainingConfig
 from ltx_jax.training.lora import LoRAConfig
 from ltx_jax.training.metrics import read_metrics
@@ -34,11 +34,6 @@ STAGE = DiTStageConfig(
 def model(tmp_path_factory):
     """A model of random weights to start from."""
     return save_tiny_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(autouse=True)
-def without_samples(monkeypatch):
-    monkeypatch.setattr(experiments, "Previews", lambda *_: lambda *_: None)
 
 
 def train(stage, workdir, model, stages=("dit",), sizes=(1, 1, 1, 1)):

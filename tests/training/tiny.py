@@ -10,11 +10,12 @@ import numpy as np
 
 from ltx_jax.bundle import Bundle, abstract_parts, make_networks
 from ltx_jax.checkpoints.save import save_bundle
-from ltx_jax.experiment import toy_tokenizer
+from ltx_jax.data.raw.toy_tokenizer import toy_tokenizer
 from ltx_jax.models.audio_vae.config import AudioVAEConfig, VocoderConfig
 from ltx_jax.models.dit.config import DiTConfig
 from ltx_jax.models.text.config import Gemma3Config
 from ltx_jax.models.text.connectors import TextConnectorsConfig
+from ltx_jax.models.text.tokenizer import Tokenizer
 from ltx_jax.models.video_vae.config import VideoVAEConfig
 from ltx_jax.parallel.mesh import MeshConfig, make_mesh
 from ltx_jax.releases import Release, release
@@ -64,7 +65,7 @@ def one_device():
     return make_mesh(MeshConfig(), jax.devices()[:1])
 
 
-def save_tiny_model(folder: Path, seed: int = 0, of: Release | None = None) -> Path:
+def save_tiny_model(folder: Path, seed: int = 0, of: Release | None = None, tokenizer: Tokenizer | None = None) -> Path:
     """Write a model of random weights into `folder`, and return it. of: its release, if not the tiny one."""
     release = of or tiny_release()
     with jax.set_mesh(one_device()):
@@ -81,5 +82,5 @@ def save_tiny_model(folder: Path, seed: int = 0, of: Release | None = None) -> P
     widths = {"video_statistics": release.video_vae.latent_channels, "audio_statistics": release.audio_vae.token_width}
     for part, width in widths.items():
         params[part] = {"mean": np.zeros(width, np.float32), "std": np.ones(width, np.float32)}
-    save_bundle(Bundle(release, params, toy_tokenizer(release.text_length)), folder, ml_dtypes.bfloat16)
+    save_bundle(Bundle(release, params, tokenizer or toy_tokenizer(release.text_length)), folder, ml_dtypes.bfloat16)
     return folder

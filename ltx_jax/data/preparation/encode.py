@@ -29,6 +29,7 @@ from ltx_jax.codec import (
 from ltx_jax.config import to_mapping
 from ltx_jax.data.encoded.records import pack
 from ltx_jax.data.preparation.clips import Clip
+from ltx_jax.data.raw.item import Item
 from ltx_jax.diffusion.geometry import audio_length
 from ltx_jax.errors import UserError, require
 from ltx_jax.parallel.mesh import MeshConfig, make_mesh
@@ -36,7 +37,9 @@ from ltx_jax.parallel.program import batch_like, place
 from ltx_jax.parts import config_names
 from ltx_jax.releases import Release
 
-PARTS = (*TEXT_ENCODER, *VIDEO_ENCODER, *AUDIO_ENCODER)
+PIXELS_AND_SOUND = (*VIDEO_ENCODER, *AUDIO_ENCODER)
+PARTS = (*TEXT_ENCODER, *PIXELS_AND_SOUND)
+Stored = Literal["bfloat16", "float32"]
 CONFIGS = (*config_names(*PARTS), "text_length")  # what records depend on
 
 Encoded = list[bytes | str]  # per clip its record, or why there is none
@@ -47,6 +50,7 @@ class EncoderSpec:
     """A `ClipEncoder` by its files, to be opened where it works: here, or in a Ray actor.
 
     mesh: of the devices there; its fsdp and tensor axes spread the weights, of which the text encoder's are many.
+    stored: of video latents and text features.
     """
 
     checkpoint: str
@@ -54,6 +58,7 @@ class EncoderSpec:
     batch: int = 4
     dtype: Literal["float32", "bfloat16"] = "float32"
     mesh: MeshConfig = MeshConfig()
+    stored: Stored = "bfloat16"
 
     def __post_init__(self):
         require(self.batch >= 1, f"At least one clip must be encoded at a time, not {self.batch}.")
@@ -65,59 +70,76 @@ class EncoderSpec:
 
     def open(self, mesh: Mesh | None = None) -> "ClipEncoder":
         """The encoder, its weights on the devices of `mesh` (default: all of this process, as the spec says)."""
-        return ClipEncoder(self.bundle(), self.batch, self.dtype, mesh or make_mesh(self.mesh, jax.local_devices()))
+        mesh = mesh or make_mesh(self.mesh, jax.local_devices())
+        return ClipEncoder(self.bundle(), self.batch, self.dtype, mesh, stored=self.stored)
 
 
 class ClipEncoder:
     """A model's encoders on the devices. Each bucket is compiled once: batches are filled up to `batch` clips.
 
-    dtype: of the networks' computation; the audio encoder is float32 (spec training.md 7.7). Video latents and text
-    features are stored in bfloat16, audio latents in float32 (7.8).
+    dtype: of the networks' computation; the audio encoder is float32 (spec training.md 7.7). stored: of video latents
+    and text features (bfloat16 in 7.8); audio latents are float32. with_text: records hold features of their captions.
     """
 
-    def __init__(self, bundle: Bundle, batch: int = 4, dtype: str = "float32", mesh: Mesh | None = None):
-        """Raises UserError when the bundle has no text encoder."""
+    def __init__(
+        self, bundle: Bundle, batch: int = 4, dtype: str = "float32", mesh: Mesh | None = None, *,
+        stored: Stored = "bfloat16", with_text: bool = True,
+    ):  # fmt: skip
+        """Raises UserError when text is wanted and the bundle has no text encoder."""
         release = bundle.release
-        if release.text is None or bundle.tokenizer is None:
+        if with_text and (release.text is None or bundle.tokenizer is None):
             raise UserError(f"The text encoder of {release.name} is not supported yet.")
-        self.batch = batch
+        self.batch, self.with_text = batch, with_text
         self._mesh = mesh or make_mesh(MeshConfig())
         self._rows = filled(batch, self._mesh)
+        self._stored = np.dtype(ml_dtypes.bfloat16 if stored == "bfloat16" else np.float32)
         nets = networks_on(self._mesh, release, dtype)
         nets = nets.replaced(audio_encoder=networks_on(self._mesh, release)["audio_encoder"])
         self._tokenizer = bundle.tokenizer
-        self._params = place_parts(nets, bundle.params, PARTS, self._mesh)
+        self._params = place_parts(nets, bundle.params, PARTS if with_text else PIXELS_AND_SOUND, self._mesh)
         self._video = jax.jit(lambda params, video: video_tokens(nets, params, to_unit(video)))
         self._audio = jax.jit(functools.partial(audio_tokens, nets), static_argnums=2)
         self._text = jax.jit(functools.partial(text_features, nets))
 
-    def __call__(self, clips: Sequence[Clip], items: Sequence[dict[str, Any]]) -> list[bytes]:
-        """A record of every clip, all of one bucket, at most `batch`; items: as `read_clip` gives them."""
-        bucket = clips[0].bucket
-        stack = lambda name: np.stack([item[name] for item in items])
-        video = self._run(self._video, stack("video"))
-        audio = self._run(self._audio, stack("audio"), static=(audio_length(bucket.frames, bucket.fps),))
-        text = self.text([clip.caption for clip in clips])
+    def __call__(
+        self, clips: Sequence[Clip], items: Sequence[Item], references: Sequence[Item] | None = None
+    ) -> list[bytes]:
+        """A record of every clip, all of one bucket, at most `batch`; items: as `read_clip` gives them.
+
+        references: of the clips, where they have one (data/raw/references.py); their sound is as long as the clips'.
+        """
+        length = audio_length(clips[0].bucket.frames, clips[0].bucket.fps)
+        tokens = self._tokens(items, length)
+        if references is not None:
+            tokens |= {f"{name}_reference": x for name, x in self._tokens(references, length).items()}
+        text = self.text([clip.caption for clip in clips]) if self.with_text else [{}] * len(clips)
         records = []
         for i, (clip, item) in enumerate(zip(clips, items, strict=True)):
-            arrays = {"video": video[i].astype(ml_dtypes.bfloat16), "audio": audio[i].astype(np.float32), **text[i]}
             metadata = {
                 "caption": clip.caption, "has_audio": str(int(item["has_audio"])), "file": clip.name,
                 "start": f"{clip.start:g}",
             }  # fmt: skip
-            records.append(pack(arrays, metadata))
+            records.append(pack({name: x[i] for name, x in tokens.items()} | text[i], metadata))
         return records
+
+    def _tokens(self, items: Sequence[Item], length: int) -> dict[str, np.ndarray]:
+        """video (n, T, C) and audio (n, length, C') as they are stored."""
+        stack = lambda name: np.stack([item[name] for item in items])
+        video = self._run(self._video, stack("video"))
+        audio = self._run(self._audio, stack("audio"), static=(length,))
+        return {"video": video.astype(self._stored), "audio": audio.astype(np.float32)}
 
     def text(self, captions: Sequence[str]) -> list[dict[str, np.ndarray]]:
         """Features of the real tokens of every caption, at most `batch`: video_features (n, E), audio_features.
 
         The second is left out where the release makes the same for both streams.
         """
+        assert self._tokenizer is not None
         ids, mask = self._tokenizer(captions)
         video, audio = self._run(self._text, ids, mask)
         shared = video.shape == audio.shape and np.array_equal(video, audio)
         streams = {"video_features": video} | ({} if shared else {"audio_features": audio})
-        pick = lambda x, i: x[i][mask[i] != 0].astype(ml_dtypes.bfloat16)
+        pick = lambda x, i: x[i][mask[i] != 0].astype(self._stored)
         return [{name: pick(x, i) for name, x in streams.items()} for i in range(len(captions))]
 
     def empty(self) -> bytes:
@@ -134,11 +156,12 @@ class ClipEncoder:
         return jax.tree.map(lambda x: np.asarray(x)[:count], result)
 
 
-def encode_readable(encoder: ClipEncoder, clips: Sequence[Clip], items: Sequence[dict[str, Any] | str]) -> Encoded:
+def encode_readable(encoder: ClipEncoder, clips: Sequence[Clip], items: Sequence[Item | str]) -> Encoded:
     """Records of the clips that could be read, in their places; of the others the reason."""
     good = [i for i, item in enumerate(items) if not isinstance(item, str)]
     result: Encoded = [item if isinstance(item, str) else "" for item in items]
-    records = encoder([clips[i] for i in good], [items[i] for i in good]) if good else []  # type: ignore[misc]
+    read: list[Item] = [item for item in items if not isinstance(item, str)]
+    records = encoder([clips[i] for i in good], read) if good else []
     for i, record in zip(good, records, strict=True):
         result[i] = record
     return result

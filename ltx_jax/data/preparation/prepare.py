@@ -7,13 +7,14 @@ bytes as one that was not.
 """
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from ltx_jax.config import to_mapping
 from ltx_jax.data.buckets import Bucket
 from ltx_jax.data.encoded.records import ENDING, Journal, write_shard
 from ltx_jax.data.preparation.clips import Clip, ClipRules, Video
-from ltx_jax.data.preparation.encode import Encoded
+from ltx_jax.data.preparation.encode import Encoded, Stored
 from ltx_jax.data.preparation.engines import Engine
 from ltx_jax.data.raw.index import present_videos
 from ltx_jax.errors import UserError, require
@@ -33,15 +34,17 @@ from ltx_jax.lock import working_in
 
 IDENTITY, PLAN, SHARDS, INDEX, EMPTY = "prepare.json", "plan.jsonl", "shards.jsonl", "index.json", "empty.record"
 FORMAT = 1
+Encode = Callable[[Sequence[list[Clip]]], Iterator[Encoded]]
 
 
 def prepare(
     source: str, output: Path, rules: ClipRules, engine: Engine, model: dict[str, str], *,
-    batch: int, shard_clips: int = 256, progress: bool = True,
+    batch: int, shard_clips: int = 256, stored: Stored = "bfloat16", progress: bool = True,
 ) -> dict[str, Any]:  # fmt: skip
     """Prepare the videos at `source` (see `present_videos`) in the folder `output`; returns its index.
 
-    model: identity of the encoders. batch: clips encoded together, and a divisor of shard_clips, the clips of a shard.
+    model: identity of the encoders; stored: see `ClipEncoder`. batch: clips encoded together, and a divisor of
+    shard_clips, the clips of a shard.
     Raises UserError when there is no readable video, when `output` was begun with other settings or videos, and when
     another process prepares in it.
     """
@@ -49,22 +52,19 @@ def prepare(
     videos, missing = _videos(Path(source))
     _make_folder(output)
     with working_in(output):
-        _claim(output, rules, model, shard_clips, videos)
+        _claim(output, rules, model, shard_clips, stored, videos)
         plans = _plan(output / PLAN, videos, rules, engine, progress)
-        shards = _assign([clip for plan in plans if not isinstance(plan, str) for clip in plan], shard_clips)
+        shards = assign_shards([clip for plan in plans if not isinstance(plan, str) for clip in plan], shard_clips)
         if not shards:
             files = len(videos) + len(missing)
             raise UserError(f"None of the {files} files in '{source}' gives a clip; the reasons are above.")
-        journal = Journal(output / SHARDS)
-        done = {line["name"]: line for line in journal.lines if _whole(output, line)}
-        left = {name: clips for name, clips in shards.items() if name not in done}
-        _write(output, journal, left, sum(map(len, shards.values())), engine, rules.sample_rate, batch, progress)
+        encode = functools.partial(engine.encode, sample_rate=rules.sample_rate)
+        lines = write_shards(output, shards, encode, batch, progress)
         if not (output / EMPTY).is_file():
             write_bytes(output / EMPTY, engine.empty())
-        lines = {line["name"]: line for line in journal.lines}
         failed = missing + [reason for reason in plans if isinstance(reason, str)]
-        failed += [reason for name in shards for reason in lines[name]["failed"]]
-        index = _index([lines[name] for name in shards], failed, rules, model)
+        failed += [reason for line in lines for reason in line["failed"]]
+        index = make_index(lines, failed, rules.sample_rate, model)
         require(index["clips"] > 0, f"None of the clips in '{source}' could be read; the reasons are above.")
         write_json(output / INDEX, index)
         return index
@@ -87,7 +87,9 @@ def _videos(source: Path) -> tuple[list[Video], list[str]]:
     return [Video(str(f), os.path.relpath(f, root), caption) for f, caption in files], [reason for _, reason in missing]
 
 
-def _claim(output: Path, rules: ClipRules, model: dict, shard_clips: int, videos: Sequence[Video]) -> None:
+def _claim(
+    output: Path, rules: ClipRules, model: dict, shard_clips: int, stored: Stored, videos: Sequence[Video]
+) -> None:
     """Note in the folder what it is of. Raises UserError when it is of something else."""
     size = lambda path: os.path.getsize(path) if os.path.isfile(path) else 0
     listing = json.dumps([[v.name, v.caption, size(v.path)] for v in videos])
@@ -95,6 +97,8 @@ def _claim(output: Path, rules: ClipRules, model: dict, shard_clips: int, videos
         "format": FORMAT, "rules": to_mapping(rules), "shard_clips": shard_clips, "model": model,
         "videos": hashlib.sha256(listing.encode()).hexdigest(),
     }  # fmt: skip
+    if stored != "bfloat16":  # folders of earlier versions say nothing of it
+        identity["stored"] = stored
     path = output / IDENTITY
     if path.is_file():
         stored = json.loads(path.read_text(encoding="utf-8"))
@@ -137,7 +141,7 @@ def _planned(video: Video, line: dict[str, Any]) -> list[Clip] | str:
     return [make(clip) for clip in line["clips"]]
 
 
-def _assign(clips: Iterable[Clip], shard_clips: int) -> dict[str, list[Clip]]:
+def assign_shards(clips: Iterable[Clip], shard_clips: int) -> dict[str, list[Clip]]:
     """The clips of every shard by its name, buckets in order of size."""
     groups: dict[Bucket, list[Clip]] = defaultdict(list)
     for clip in clips:
@@ -154,22 +158,32 @@ def _whole(output: Path, line: dict[str, Any]) -> bool:
     return path.is_file() and path.stat().st_size == line["bytes"]
 
 
-def _write(
-    output: Path, journal: Journal, shards: dict[str, list[Clip]], total: int, engine: Engine, sample_rate: int,
-    batch: int, progress: bool,
-) -> None:  # fmt: skip
-    """Write the shards that are missing, one batch at a time; what could not be read is said and noted."""
+def write_shards(
+    output: Path, shards: Mapping[str, list[Clip]], encode: Encode, batch: int, progress: bool
+) -> list[dict[str, Any]]:
+    """Write the shards that are missing, and return what the journal says of each.
+
+    encode: records of batches of clips, in order. What could not be read is said and noted.
+    """
     for left in output.glob(f".*{ENDING}.*"):  # unfinished shards of a killed run
         left.unlink()
+    journal = Journal(output / SHARDS)
+    done = {line["name"]: line for line in journal.lines if _whole(output, line)}
+    missing = {name: clips for name, clips in shards.items() if name not in done}
     cut = lambda clips: [clips[i : i + batch] for i in range(0, len(clips), batch)]
-    results = engine.encode([b for clips in shards.values() for b in cut(clips)], sample_rate)
-    known = total - sum(map(len, shards.values()))
-    with tqdm(total=total, initial=known, desc="encoding clips", unit="clip", disable=not progress) as bar:
-        for name, clips in shards.items():
+    results = encode([b for clips in missing.values() for b in cut(clips)])
+    count = lambda shards: sum(map(len, shards.values()))
+    bar = tqdm(
+        total=count(shards), initial=count(shards) - count(missing), desc="encoding clips", unit="clip",
+        disable=not (progress and missing),
+    )  # fmt: skip
+    with bar:
+        for name, clips in missing.items():
             failed: list[str] = []
-            taken = itertools.islice(results, len(cut(clips)))
-            line = write_shard(output / name, _records(taken, failed, bar))
+            line = write_shard(output / name, _records(itertools.islice(results, len(cut(clips))), failed, bar))
             journal.add({"name": name, "bucket": dataclasses.asdict(clips[0].bucket), **line, "failed": failed})
+    lines = {line["name"]: line for line in journal.lines}
+    return [lines[name] for name in shards]
 
 
 def _records(results: Iterable[Encoded], failed: list[str], bar: tqdm) -> Iterator[bytes]:
@@ -183,12 +197,13 @@ def _records(results: Iterable[Encoded], failed: list[str], bar: tqdm) -> Iterat
         bar.update(len(encoded))
 
 
-def _index(lines: Sequence[dict[str, Any]], failed: list[str], rules: ClipRules, model: dict[str, str]) -> dict:
+def make_index(lines: Sequence[dict[str, Any]], failed: list[str], sample_rate: int, model: dict[str, str]) -> dict:
+    """What index.json says, written last, of the journal's lines of all shards."""
     keep = ("name", "bucket", "records", "bytes", "sha256")
     shards = [{key: line[key] for key in keep} for line in lines]
     fingerprint = hashlib.sha256(json.dumps([FORMAT, shards], sort_keys=True).encode()).hexdigest()[:16]
     return {
-        "format": FORMAT, "fingerprint": fingerprint, "model": model, "sample_rate": rules.sample_rate,
+        "format": FORMAT, "fingerprint": fingerprint, "model": model, "sample_rate": sample_rate,
         "clips": sum(line["records"] for line in lines), "shards": shards, "failed": failed,
     }  # fmt: skip
 

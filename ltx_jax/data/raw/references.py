@@ -3,9 +3,6 @@
 Enough to teach "follow the reference" without a second set of videos (spec training.md 7.5 makes edges too).
 """
 
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 
 from ltx_jax.data.buckets import temporal_subsample
@@ -34,22 +31,6 @@ class ReferenceSource:
         return item | {"video": shrink(outlines(frames), self._downscale), "audio": muffled(item["audio"])}
 
 
-class WithReferences:
-    """Encoded clips with the tokens of their references beside them; two stores of equal order."""
-
-    def __init__(self, clips: Any, references: Any):
-        self._clips, self._references = clips, references
-        self.fingerprint = f"{clips.fingerprint} {references.fingerprint}"
-
-    def __len__(self) -> int:
-        return len(self._clips)
-
-    def item(self, number: int, draw: int) -> Item:
-        """Clip `number`, with `video_reference` and `audio_reference`."""
-        own = self._references.item(number, draw)
-        return self._clips.item(number, draw) | {f"{m}_reference": own[m] for m in ("video", "audio")}
-
-
 def outlines(video: np.ndarray) -> np.ndarray:
     """White outlines on black: the size of the brightness gradient. uint8 (F, h, w, 3) -> the same."""
     grey = video.astype(np.float32).mean(axis=-1)  # (F, h, w)
@@ -70,8 +51,3 @@ def muffled(audio: np.ndarray, width: int = MUFFLE) -> np.ndarray:
     """A running mean over `width` samples, float32 (2, L)."""
     kernel = np.full(width, 1 / width, np.float32)
     return np.stack([np.convolve(channel, kernel, mode="same") for channel in audio]).astype(np.float32)
-
-
-def reference_folder(latents: Path) -> Path:
-    """Where the references of the clips in `latents` are stored."""
-    return latents.with_name(f"{latents.name}_reference")

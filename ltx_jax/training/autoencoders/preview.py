@@ -9,6 +9,7 @@ import numpy as np
 
 from ltx_jax.bundle import Networks
 from ltx_jax.codec import audio_means, audio_waveform, decode_means, to_unit, video_means
+from ltx_jax.data.raw.item import Item, Source
 from ltx_jax.media.images import contact_sheet
 from ltx_jax.media.video import write_video
 from ltx_jax.parallel.multihost import local_mesh
@@ -17,9 +18,9 @@ from ltx_jax.training.state import TrainState
 CLIPS = 4
 
 
-def video_preview(setting: Any, networks: Networks, state: TrainState, step: int, folder: Path) -> None:
+def video_preview(setting: Any, networks: Networks, source: Source, state: TrainState, step: int, folder: Path) -> None:
     """Write step_N.mp4 and step_N.png: clips above, their reconstructions below."""
-    clips = _first_clips(setting)
+    clips = _first_clips(source)
     video = np.stack([clip["video"] for clip in clips])
 
     def reconstruct(params: Any, video: jax.Array) -> jax.Array:
@@ -32,9 +33,9 @@ def video_preview(setting: Any, networks: Networks, state: TrainState, step: int
     contact_sheet([clip for pair in zip(video, output, strict=True) for clip in pair], folder / f"step_{step:06d}.png")
 
 
-def audio_preview(setting: Any, networks: Networks, state: TrainState, step: int, folder: Path) -> None:
+def audio_preview(setting: Any, networks: Networks, source: Source, state: TrainState, step: int, folder: Path) -> None:
     """Write step_N_K.mp4: the pictures of clip K with its sound after encoder, decoder and vocoder."""
-    clips = _first_clips(setting)
+    clips = _first_clips(source)
     audio = np.stack([clip["audio"] for clip in clips])
 
     def reconstruct(params: Any, audio: jax.Array) -> jax.Array:
@@ -47,6 +48,5 @@ def audio_preview(setting: Any, networks: Networks, state: TrainState, step: int
         write_video(path, clip["video"], setting.data.fps, output[i], setting.data.sample_rate)
 
 
-def _first_clips(setting: Any) -> list[dict[str, Any]]:
-    source = setting.source
+def _first_clips(source: Source) -> list[Item]:
     return [source.item(i % len(source), i // len(source)) for i in range(CLIPS)]

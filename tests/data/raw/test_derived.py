@@ -1,28 +1,13 @@
-"""What is made from clips for training: references, text features, latents in tiles."""
-
-import pickle
+"""What is made from clips for training: references, latents in tiles."""
 
 import numpy as np
 import pytest
 
 from ltx_jax.data.config import DataConfig
-from ltx_jax.data.encoded.features import WithFeatures, encode_captions
 from ltx_jax.data.preparation.tiled import encode_in_tiles, ramp, tile_bounds
-from ltx_jax.data.raw.references import ReferenceSource, WithReferences, outlines
+from ltx_jax.data.raw.references import ReferenceSource, outlines
 from ltx_jax.data.raw.source import ToyWorldSource
 from ltx_jax.errors import UserError
-
-
-class Clips:
-    """Two clips of plain numbers."""
-
-    fingerprint = "clips"
-
-    def __len__(self):
-        return 2
-
-    def item(self, number, draw):
-        return {"video": np.full((3, 1), number), "audio": np.zeros((2, 1)), "caption": ("a cat", "a dog")[number]}
 
 
 def test_references_are_outlines_of_the_same_clip():
@@ -36,34 +21,6 @@ def test_references_are_outlines_of_the_same_clip():
     assert not outlines(flat).any()
     flat[:, :, 2:] = 200
     assert outlines(flat)[0, :, 1, 0].all() and not outlines(flat)[0, :, 0].any()
-
-
-def test_references_stand_beside_their_clip():
-    item = WithReferences(Clips(), Clips()).item(1, 0)
-    np.testing.assert_array_equal(item["video_reference"], item["video"])
-
-
-def test_features_keep_real_tokens_and_are_made_once(tmp_path):
-    calls = []
-
-    def encode(captions):
-        calls.append(captions)
-        mask = np.array([[0] * (6 - len(c)) + [1] * len(c) for c in captions])
-        features = np.arange(len(captions) * 6 * 2, dtype=np.float32).reshape(-1, 6, 2) + 1
-        return features, 2 * features, mask
-
-    captions = ["a cat", "a dog", "a cat", ""]
-    features = encode_captions(captions, encode, tmp_path, "one", batch=2)
-    assert sum(map(len, calls)) == 4 and len(calls) == 2  # three captions in batches of two
-    again = encode_captions(captions, encode, tmp_path, "one", batch=2)
-    assert len(calls) == 2
-    for store in (features, pickle.loads(pickle.dumps(again))):
-        item = WithFeatures(Clips(), store).item(1, 0)
-        np.testing.assert_array_equal(item["text_mask"], [0, 1, 1, 1, 1, 1])
-        np.testing.assert_array_equal(item["video_features"][1:], np.arange(14, 24).reshape(5, 2) + 1)
-        assert not item["video_features"][0].any() and not store[""]["text_mask"].any()
-    encode_captions(captions, encode, tmp_path, "another", batch=2)
-    assert len(calls) == 4
 
 
 def test_tiles_of_a_constant_encoder_blend_to_the_constant():
