@@ -114,6 +114,11 @@ class TilePlan:
         return itertools.product(*self.axes)
 
 
+def largest_tile(plan: TilePlan) -> tuple[int, ...]:
+    """The most that any tile reads on each axis (time, height, width)."""
+    return tuple(max(t.source[1] - t.source[0] for t in tiles) for tiles in plan.axes)
+
+
 def axis_weights(tiles: Sequence[AxisTile]) -> np.ndarray:
     """The sum of the masks along one axis."""
     total = np.zeros(max(t.target[1] for t in tiles), np.float32)

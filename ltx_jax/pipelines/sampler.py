@@ -5,6 +5,7 @@ placed. Noise belongs to a clip's number alone: batch size, mesh and the other c
 """
 
 import dataclasses
+import functools
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -194,7 +195,7 @@ class Sampler:
             bar.update()
         return state
 
-    def _decode(self, state: SamplerState, shape: VideoShape, clips: int) -> tuple[Sequence[Any], np.ndarray]:
+    def _decode(self, state: SamplerState, shape: VideoShape, clips: int) -> tuple[list[Any], np.ndarray]:
         """Frames of the first `clips` clips, or functions that decode them in pieces, and sounds (B, 2, samples)."""
         assert state.video is not None and state.audio is not None
         video, audio = state.video.stream.latent, state.audio.stream.latent
@@ -204,11 +205,11 @@ class Sampler:
         tiling = tiling_of(shape, self.bundle.release.video_vae.scale_factors)
         if tiling is None:
             decode = self._placed.load(codec.make_decode_video_program, codec.VIDEO_DECODER, grid, like(video))
-            return np.asarray(decode.run(decode.weights, video)), sounds
+            return list(np.asarray(decode.run(decode.weights, video))), sounds
         count = grid[0] * grid[1] * grid[2]
         latents = [np.asarray(unpatchify_video(video[i : i + 1, :count], *grid)) for i in range(clips)]
         placed = self._placed.weights(codec.VIDEO_DECODER)  # those of now, whatever is in use when the clip is decoded
-        return [lambda latent=latent: self._pieces(latent, tiling, placed) for latent in latents], sounds
+        return [functools.partial(self._pieces, latent, tiling, placed) for latent in latents], sounds
 
     def _pieces(self, latents: np.ndarray, tiling: Tiling, weights: Any) -> Iterator[np.ndarray]:
         """uint8 frames (f, h, w, 3), one piece after the other, of normalised latents (1, F, H, W, C) in tiles."""

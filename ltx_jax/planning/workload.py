@@ -18,10 +18,12 @@ from ltx_jax.diffusion.guidance import PASSES, Guidance
 from ltx_jax.diffusion.sample import SamplerState, SamplingPlan, make_plan
 from ltx_jax.errors import require
 from ltx_jax.experiment import Experiment
+from ltx_jax.models.tiling import decode_plan, largest_tile
 from ltx_jax.parallel.flops import jaxpr_flops
 from ltx_jax.parallel.mesh import compute_dtype
 from ltx_jax.parallel.program import Program
 from ltx_jax.pipelines import programs
+from ltx_jax.pipelines.sampler import tiling_of
 from ltx_jax.pipelines.states import empty_audio, empty_video, make_state
 from ltx_jax.training.config import DiTStageConfig
 from ltx_jax.training.dit.objective import make_dit_program
@@ -79,10 +81,14 @@ def make_programs(experiment: Experiment, workload: Workload, mesh: Mesh) -> dic
     grid = latent_shape(shape, release.video_vae.scale_factors)
     assert state.video is not None and state.audio is not None
     video, audio = state.video.stream.latent, state.audio.stream.latent
-    return {
-        "video decoder": codec.make_decode_video_program(networks, grid, video, mesh),
-        "audio decoder": codec.make_decode_audio_program(networks, audio, mesh),
-    }
+    tiling = tiling_of(shape, release.video_vae.scale_factors)
+    if tiling is None:
+        decoder = {"video decoder": codec.make_decode_video_program(networks, grid, video, mesh)}
+    else:
+        sizes = largest_tile(decode_plan(grid, tiling, release.video_vae.scale_factors))
+        tile = jax.ShapeDtypeStruct((1, *sizes, video.shape[2]), np.float32)
+        decoder = {"video decoder, of one tile": codec.make_decode_tile_program(networks, tile, mesh)}
+    return decoder | {"audio decoder": codec.make_decode_audio_program(networks, audio, mesh)}
 
 
 def encoders(networks: Networks, workload: Workload, mesh: Mesh) -> dict[str, Program]:

@@ -105,6 +105,14 @@ def test_encoding_is_planned_for_every_release(name):
         assert made["text encoder"][0].shape == (2, model.text_length, model.connectors.video.width)
 
 
+def test_a_long_clip_is_decoded_tile_by_tile():
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    experiment = Experiment.from_config(experiment_config("toy"))
+    video, _ = make_programs(experiment, Workload("decode", VideoShape(161, 32, 32, 8.0), batch=2), mesh).values()
+    clips, frames, *rest = video.arguments["latents"].shape
+    assert (clips, rest[:2]) == (1, [4, 4]) and 20 <= frames <= 21  # 80 of the 161 frames, and the one before them
+
+
 def test_padded_tokens_keep_their_length(tiny):
     mesh = make_mesh(MeshConfig(data=1, context=8), jax.devices()[:8])
     (planned,) = make_programs(tiny, Workload("sample", VideoShape(9, 24, 40, 8.0)), mesh).values()
