@@ -24,7 +24,7 @@ SHRINKABLE = re.compile(
     r"|config\.training\.\w+\.(steps|batch_size|clips|window|segment|sample_every|checkpoint_every"
     r"|optimizer\.schedule\.warmup_steps|lora\.rank)"
     r"|steps|num_samples|num_frames|width|height|fps|resolutions|workers|prompts|layers|repeats|search_limit"
-    r"|topology|processes|input|output|contact_sheet|workdir|checkpoint|init_from|reconstruct|image|lora|aot|grid"
+    r"|tokens|heads|topology|processes|input|output|contact_sheet|workdir|checkpoint|init_from|reconstruct|image|lora|aot|grid"
 )
 RESULTS = ("output", "contact_sheet", "workdir")  # flags that name what must exist afterwards
 

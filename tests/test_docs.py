@@ -88,6 +88,7 @@ JOURNEYS = {
     "beside PyTorch": Journey("docs/scale.md", {
         "python benchmarks/dit_step.py": Small({"layers": 1, "grid": "1,2,2", "repeats": 1}),
         "python benchmarks/dit_step.py --size=toy": Small({"layers": 1, "repeats": 1}),
+        "python benchmarks/attention.py *": Small({"tokens": 64, "heads": 2}),
     }, slow=True),
     "forward pass ahead of time": Journey("docs/scale.md", {
         "python benchmarks/dit_step.py --aot=*": Small({"layers": 1, "grid": "2,4,4"}),
