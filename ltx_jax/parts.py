@@ -6,7 +6,7 @@ A new part is a row in PARTS with its network, its configuration and its names i
 
 import dataclasses
 from collections.abc import Callable, Container, Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import numpy as np
@@ -207,6 +207,18 @@ def parts_of(configs: Configs) -> Iterator[Part]:
 def find_part(configs: Configs, name: str) -> Part:
     """The row of the part `name` of a model that has it."""
     return next(part for part in parts_of(configs) if part.name == name)
+
+
+class PartNames(NamedTuple):
+    """Official names of a part's tensors, and the prefixes that stand before them in a file."""
+
+    names: list[Name]
+    prefixes: tuple[str, ...]
+
+
+def part_names(configs: Configs) -> dict[str, PartNames]:
+    """The names of every part that a model has."""
+    return {part.name: PartNames(part.names_of(configs), part.prefixes) for part in parts_of(configs)}
 
 
 def config_names(*parts: str) -> list[str]:

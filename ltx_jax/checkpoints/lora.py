@@ -21,7 +21,7 @@ from ltx_jax.errors import UserError, require
 from ltx_jax.names import Name
 from ltx_jax.names.dit import TRANSFORMER_PREFIX
 from ltx_jax.parallel.multihost import say
-from ltx_jax.parts import find_part
+from ltx_jax.parts import part_names
 
 PREFIX = "diffusion_model."
 ADAPTED_PARTS = ("transformer", "connectors")  # parts that a LoRA file may speak of
@@ -197,7 +197,8 @@ def apply_loras(bundle: Bundle, loras: Sequence[tuple[str, float]]) -> Bundle:
     """
     if not loras:
         return bundle
-    names = {part: find_part(bundle.release, part).names_of(bundle.release) for part in ADAPTED_PARTS}
+    parts = part_names(bundle.release)
+    names = {part: parts[part].names for part in ADAPTED_PARTS}
     known = {m: (part, n) for part in names for n in linear_names(names[part]) for m in modules_of(n)}
     files = [(path, load_lora(path, known), strength) for path, strength in loras]
     for path, adapter, _ in files:
