@@ -65,11 +65,6 @@ def taps_conv(x: Array, kernel: Array, stride: tuple[int, int, int], pads: tuple
 _IMPLEMENTATIONS = {"native": native_conv, "taps": taps_conv}
 
 
-def platform_conv_impl() -> ConvImpl:
-    """The faster formulation on the default backend."""
-    return "taps" if jax.default_backend() == "cpu" else "native"
-
-
 class CausalConv3d(nn.Module):
     """3D convolution with bias; kernel (kt, kh, kw, in, out).
 
