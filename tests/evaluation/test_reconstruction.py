@@ -20,7 +20,7 @@ def test_a_plain_clip_is_kept_better_than_noise(tmp_path):
     plain = np.full((20, 32, 32, 3), (16, 22, 58), np.uint8)  # a background of the toy world
     write_video(tmp_path / "plain.mp4", plain, 8.0)
     write_video(tmp_path / "noise.mp4", rng.integers(0, 255, plain.shape).astype(np.uint8), 8.0)
-    report = evaluate_reconstruction(ltx_jax.load("toy"), tmp_path, windows=1)
+    report = evaluate_reconstruction(ltx_jax.load("toy").bundle, tmp_path, windows=1)
     assert set(report) == {"plain.mp4", "noise.mp4", "mean"}
     assert report["plain.mp4"] > 25 > 15 > report["noise.mp4"]
     assert report["mean"] == pytest.approx((report["plain.mp4"] + report["noise.mp4"]) / 2)
@@ -28,4 +28,4 @@ def test_a_plain_clip_is_kept_better_than_noise(tmp_path):
 
 def test_a_folder_without_videos_is_refused(tmp_path):
     with pytest.raises(UserError, match="no video"):
-        evaluate_reconstruction(ltx_jax.load("toy"), tmp_path)
+        evaluate_reconstruction(ltx_jax.load("toy").bundle, tmp_path)
