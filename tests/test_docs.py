@@ -109,7 +109,7 @@ JOURNEYS = {
             FEW_DIT | {"config.mesh.fsdp": 2, "config.data.path": "prepared_2_3"}, devices=2,
             outputs=("runs/lora/lora.safetensors",)
         ),
-    }, models=True),
+    }, slow=True, models=True),
     "plan the released model": Journey("docs/training.md", {
         PLAN + "ltx2_3_22b.py --topology=h100:8 *": Small(),
     }, slow=True, needs=CUDA),
@@ -122,7 +122,7 @@ JOURNEYS = {
     }, slow=True),  # the README's trainings are of the same programs
     "GPU nodes": Journey("launch/jobset_gpu.yaml", {
         TRAIN + "--config=configs/ltx2_19b.py *": Small(LAUNCHED | {"config.mesh.fsdp": 2}, devices=4),
-    }, models=True),
+    }, slow=True, models=True),
     "TPU slices": Journey("launch/jobset_tpu.yaml", {
         TRAIN + "--config=configs/ltx2_19b.py *": Small(LAUNCHED | {"config.mesh.fsdp": 4}, devices=4),
     }, slow=True, models=True),
@@ -256,6 +256,7 @@ echo "$@" >> queued
 """
 
 
+@pytest.mark.slow
 def test_the_slurm_script_trains_and_queues_itself_until_it_has_ended(folder, models):
     """`srun` and `scontrol` are stood in for; a run that SIGTERM saved (no mark of its end) is queued again."""
     link_models(models, folder)
