@@ -117,7 +117,8 @@ def run(command: str, small: Small, folder: Path) -> None:
     assert done.returncode == 0, f"{command}\nrun as: python {shlex.join(arguments)}\n{done.stderr[-3000:]}"
     named = [a.partition("=")[2] for a in arguments if a.partition("=")[0].lstrip("-") in RESULTS]
     for output in (*named, *small.outputs):
-        assert list(folder.glob(output)), f"{command}\nmade no '{output}'"
+        numbered = re.sub(r"(\.\w+)$", r"_[0-9]*\1", output)  # of several clips each has its number
+        assert [*folder.glob(output), *folder.glob(numbered)], f"{command}\nmade no '{output}'"
 
 
 def shrunk(command: str, small: Small) -> list[str]:
