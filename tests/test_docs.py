@@ -166,9 +166,7 @@ def make_clips(folder):
         (folder / f"{i}.txt").write_text(clip.caption)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * j.slow) for n, j in JOURNEYS.items()]
-)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * j.slow) for n, j in JOURNEYS.items()])
 def test_commands_work_as_they_are_written(name, folder, request):
     journey = JOURNEYS[name]
     if journey.needs and importlib.util.find_spec(journey.needs) is None:

@@ -170,11 +170,7 @@ def _decode(case: Case) -> Outputs:
     timestep = case.inputs.get("timestep")
     if timestep is None and config.timestep_conditioning and "decode_timestep" in case.config:
         timestep = np.full(latents.shape[0], case.config["decode_timestep"], np.float32)
-    return {
-        "video": _run(
-            VideoDecoder(config), params, latents, timestep, _noises(case.inputs)
-        )
-    }
+    return {"video": _run(VideoDecoder(config), params, latents, timestep, _noises(case.inputs))}
 
 
 def _noises(inputs: Mapping[str, np.ndarray]) -> Sequence[np.ndarray] | None:
