@@ -123,11 +123,6 @@ def length_mask(length: Array | None, batch: int, tokens: int) -> Array:
     return jnp.arange(tokens) < length[:, None]  # (B, T)
 
 
-def masked_sum(x: Array, mask: Array, axis: Any = None) -> Array:
-    """Sum of x where mask is True. The masked-out entries never enter the arithmetic, NaN included."""
-    return jnp.sum(jnp.where(mask, x, 0), axis=axis)
-
-
 def masked_std(x: Array, mask: Array, axis: Any = None) -> Array:
     """Unbiased standard deviation (n - 1) of x where mask is True."""
     mask = jnp.broadcast_to(mask, x.shape)

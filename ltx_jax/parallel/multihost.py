@@ -139,13 +139,6 @@ def barrier(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
-def first_then_all(name: str, work: Callable[[], Any]) -> Any:
-    """`work` in the first process, then in the others, which find on the disk what it left."""
-    result = work() if is_first() else None
-    barrier(name)
-    return result if is_first() else work()
-
-
 def first_decides(work: Callable[[], Any]) -> None:
     """`work` in the first process alone. Where it raises a UserError there, all processes raise one."""
     error = None

@@ -8,6 +8,8 @@ import dataclasses
 
 import numpy as np
 
+from ltx_jax.data.raw.toy.motion import Bounce
+from ltx_jax.data.raw.toy.vocabulary import WALLS
 from ltx_jax.errors import require
 from ltx_jax.rng import numpy_rng
 
@@ -24,7 +26,6 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "black": (12, 12, 14), "gray": (72, 72, 76), "navy": (16, 22, 58), "brown": (62, 42, 28), "teal": (14, 56, 54),
 }  # fmt: skip
 HARMONICS = {name: i for i, name in enumerate(COLORS)}  # timbre: which overtone is strong
-WALLS = ("left", "right", "top", "bottom")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,17 +43,6 @@ class ToyWorldConfig:
             f"A toy clip needs 16 pixels and a frame, not {self.size}, {self.frames}.",
         )
         require(self.fps > 0 and self.sample_rate >= 4000, f"Bad rates: {self.fps} fps, {self.sample_rate} Hz.")
-
-
-@dataclasses.dataclass(frozen=True)
-class Bounce:
-    """One bounce: time in seconds, which body, against what (a wall's name or "shape"), where (0..1) and how fast."""
-
-    time: float
-    body: int
-    against: str
-    x: float
-    speed: float
 
 
 @dataclasses.dataclass(frozen=True)
