@@ -7,10 +7,11 @@ import math
 
 import jax
 import pytest
+from tiny import save_tiny_model
 
 import ltx_jax
+from ltx_jax.data.config import DataConfig
 from ltx_jax.diffusion.geometry import VideoShape, audio_length, latent_shape
-from ltx_jax.diffusion.sample import SamplerState
 from ltx_jax.errors import UserError
 from ltx_jax.experiment import Experiment, experiment_config
 from ltx_jax.parallel.mesh import MeshConfig, make_mesh
@@ -22,7 +23,7 @@ from ltx_jax.planning.report import as_dict, as_table
 from ltx_jax.planning.topology import topology
 from ltx_jax.planning.workload import Workload, make_programs
 from ltx_jax.releases import RELEASES, release
-from ltx_jax.training.dit.objective import make_dit_program
+from ltx_jax.tools.train import run_training
 
 TPU = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (extra `plan`)")
 SMALL = VideoShape(9, 32, 32, 8.0)
@@ -46,34 +47,49 @@ def test_a_training_step_is_planned_with_the_real_compiler(tiny):
     assert "collectives" in as_table(report, workload)
 
 
-def test_the_run_samples_with_the_program_that_is_planned(monkeypatch):
-    class Caught(Exception):
-        pass
+class Caught(Exception):
+    """Ends a run where it would compile the program that is looked for."""
 
-    caught, compile_it = [], Program.compile
 
-    def catch(self: Program):
-        if not isinstance(self.arguments.get("state"), SamplerState):
-            return compile_it(self)
-        caught.append(self)
-        raise Caught
+@pytest.fixture
+def caught(monkeypatch):
+    """Called with the name of an argument and a function that runs something: the program with that argument."""
 
+    def catch(argument: str, run) -> Program:
+        found, compile_it = [], Program.compile
+
+        def compile_or_catch(self: Program):
+            if argument not in self.arguments:
+                return compile_it(self)
+            found.append(self)
+            raise Caught
+
+        monkeypatch.setattr(Program, "compile", compile_or_catch)
+        with pytest.raises(Caught):
+            run()
+        return found[0]
+
+    return catch
+
+
+def test_the_run_samples_with_the_program_that_is_planned(caught):
     model = ltx_jax.load("toy")
-    monkeypatch.setattr(Program, "compile", catch)
-    with pytest.raises(Caught):
-        ltx_jax.generate(model, "a red circle", seed=3, steps=2, cfg=1.0)
+    run = caught("plan", lambda: ltx_jax.generate(model, "a red circle", seed=3, steps=2, cfg=1.0))
     shape = VideoShape(17, 32, 32, 8.0)
     workload = Workload("sample", shape, batch=1, steps=2, dtype="float32")
     experiment = Experiment.from_config(experiment_config("toy"))
-    (planned,) = make_programs(experiment, workload, caught[0].mesh).values()
-    assert planned.lower().as_text() == caught[0].lower().as_text()
+    (planned,) = make_programs(experiment, workload, run.mesh).values()
+    assert planned.lower().as_text() == run.lower().as_text()
 
 
-def test_the_run_trains_with_the_program_that_is_planned(tiny):
+def test_the_run_trains_with_the_program_that_is_planned(tiny, caught, tmp_path):
     mesh = make_mesh(MeshConfig(data=2, fsdp=2), jax.devices()[:4])
+    stage = dataclasses.replace(tiny.training.dit, batch_size=4, clips=4)
+    data = DataConfig(frames=SMALL.frames, height=SMALL.height, width=SMALL.width, fps=SMALL.fps, size=4)
+    experiment = dataclasses.replace(tiny, data=data, training=dataclasses.replace(tiny.training, dit=stage))
+    model = save_tiny_model(tmp_path / "model")
+    run = caught("batch", lambda: run_training(experiment, mesh, tmp_path / "run", ("dit",), model))
     (planned,) = make_programs(tiny, Workload("train", SMALL), mesh).values()
-    stage = dataclasses.replace(tiny.training.dit, batch_size=4)
-    run = make_dit_program(tiny.model, stage, SMALL, mesh, tiny.training.seed)
     assert planned.lower().as_text() == run.lower().as_text()
 
 
