@@ -93,6 +93,12 @@ def decode_video(networks: Networks, params: Params, tokens: Array, grid: tuple[
     return decode_means(networks, params, video_statistics.denormalize(latents, params["video_statistics"]))
 
 
+def upsample_latents(networks: Networks, params: Params, latents: Array, part: str) -> Array:
+    """More latents of normalised ones (B, F', H, W, C), by the upsampler `part` (spec video_vae.md 9)."""
+    network = functools.partial(networks.apply, params, part)
+    return video_statistics.through(network, latents, params["video_statistics"])
+
+
 # --- sound ----------------------------------------------------------------------------------------------------------
 
 
@@ -180,3 +186,11 @@ def make_decode_tile_program(networks: Networks, latents: Struct, mesh: Mesh, we
 def make_decode_audio_program(networks: Networks, tokens: Any, mesh: Mesh, weights: Params | None = None) -> Program:
     """`decode_audio` as a program (params, tokens (B, A, C)) -> waveform. tokens: abstract, with a sharding."""
     return _program(decode_audio, networks, AUDIO_DECODER, mesh, weights, {"tokens": tokens})
+
+
+def make_upsample_program(
+    networks: Networks, part: str, latents: Struct, mesh: Mesh, weights: Params | None = None
+) -> Program:
+    """`upsample_latents` as a program (params, latents) -> latents. latents: shape and type."""
+    inputs = {"latents": batch_like(latents, mesh)}
+    return _program(upsample_latents, networks, (part, "video_statistics"), mesh, weights, inputs, part=part)

@@ -23,6 +23,7 @@ from ltx_jax.models.text.config import Gemma3Config
 from ltx_jax.models.text.connectors import TextConnectors
 from ltx_jax.models.text.connectors_config import TextConnectorsConfig
 from ltx_jax.models.text.gemma3 import Gemma3
+from ltx_jax.models.upsampler import LatentUpsampler, UpsamplerConfig
 from ltx_jax.models.video_vae.config import VideoVAEConfig
 from ltx_jax.models.video_vae.decoder import VideoDecoder
 from ltx_jax.models.video_vae.encoder import VideoEncoder
@@ -31,17 +32,21 @@ from ltx_jax.names.audio_vae import audio_decoder_names, audio_encoder_names
 from ltx_jax.names.connectors import text_connectors_names
 from ltx_jax.names.dit import TRANSFORMER_PREFIX, dit_names
 from ltx_jax.names.gemma3 import gemma3_names
+from ltx_jax.names.upsampler import upsampler_names
 from ltx_jax.names.video_vae import video_decoder_names, video_encoder_names
 from ltx_jax.names.vocoder import vocoder_names
 
-File = Literal["model", "text_encoder"]  # what a part's tensors lie in: the file of all parts, or the folder beside it
+# What a part's tensors lie in: the file of all parts, the folder beside it, or a file of the part's own.
+File = Literal["model", "text_encoder", "spatial_upsampler", "temporal_upsampler"]
+
+UPSAMPLERS: tuple[Literal["spatial_upsampler", "temporal_upsampler"], ...] = ("spatial_upsampler", "temporal_upsampler")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Configs:
     """The configuration of every part of a model. text: None for a text encoder that is not supported yet.
 
-    text_length: tokens that a prompt is padded to.
+    text_length: tokens that a prompt is padded to. spatial_upsampler, temporal_upsampler: None where there is none.
     """
 
     text: Gemma3Config | None
@@ -50,6 +55,8 @@ class Configs:
     video_vae: VideoVAEConfig
     audio_vae: AudioVAEConfig
     vocoder: VocoderConfig
+    spatial_upsampler: UpsamplerConfig | None = None
+    temporal_upsampler: UpsamplerConfig | None = None
     text_length: int = 1024
 
 
@@ -187,6 +194,13 @@ PARTS: tuple[Part, ...] = (
         "vocoder", "vocoder", VocoderConfig, vocoder_names, ("vocoder.",), network=_network(Vocoder),
         inputs=lambda c: (_zeros(1, 16, c.audio_vae.mel_bins, 2),),
         begin=lambda c, params: params | {"generator": generator.quiet(params["generator"])},
+    ),
+    *(
+        Part(
+            name, name, UpsamplerConfig, upsampler_names, ("",), file=name, network=_video_network(LatentUpsampler),
+            inputs=lambda c: (_zeros(1, 2, 2, 2, c.video_vae.latent_channels),),
+        )
+        for name in UPSAMPLERS
     ),
     Part(
         "video_statistics", "video_vae", VideoVAEConfig, _statistics_names,

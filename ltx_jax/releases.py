@@ -79,6 +79,11 @@ class Release(Configs):
             f"The transformer reads audio tokens of {dit.audio_in_channels} numbers but the audio VAE makes "
             f"{self.audio_vae.token_width}.",
         )
+        for upsampler in filter(None, (self.spatial_upsampler, self.temporal_upsampler)):
+            require(
+                upsampler.in_channels == video.latent_channels,
+                f"The upsampler reads {upsampler.in_channels} channels but the VAE makes {video.latent_channels}.",
+            )
         registers = self.connectors.connector_num_learnable_registers
         require(
             not registers or self.text_length % registers == 0,

@@ -1,9 +1,10 @@
 """Reading a model from official files (or ours, which have the same layout): configuration first, parts when used."""
 
+import dataclasses
 import functools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +14,40 @@ from ltx_jax.bundle import Bundle, LazyParts
 from ltx_jax.checkpoints.safetensors import SafetensorsFile
 from ltx_jax.checkpoints.save import MODEL_FILE, TEXT_FOLDER
 from ltx_jax.config import from_mapping
-from ltx_jax.errors import UserError
+from ltx_jax.errors import UserError, require
 from ltx_jax.models.text.config import Gemma3Config
 from ltx_jax.models.text.tokenizer import Tokenizer
+from ltx_jax.models.upsampler import UpsamplerConfig
 from ltx_jax.names import to_tree
-from ltx_jax.parts import OFFICIAL, Part, configs_from_official, parts_of
+from ltx_jax.parts import OFFICIAL, UPSAMPLERS, Part, configs_from_official, parts_of
 from ltx_jax.releases import Release, SamplingDefaults
 
 TOY = Path(__file__).parents[1] / "assets" / "toy"  # the weights that ship with the package
 
 
 def load_bundle(
-    path: str | os.PathLike[str], text_encoder: str | os.PathLike[str] | None = None, dtype: Any = np.float32
+    path: str | os.PathLike[str],
+    text_encoder: str | os.PathLike[str] | None = None,
+    dtype: Any = np.float32,
+    *,
+    upsamplers: Sequence[str | os.PathLike[str]] = (),
 ) -> Bundle:
     """A model from a folder (as `save_bundle` writes it), an official file of all parts, or "toy", the shipped one.
 
     The text encoder is the folder `text_encoder`, or the folder of that name beside the file. Parameters are read
-    part by part at first use and cast to `dtype`, or for None kept as stored. Raises UserError for missing, truncated,
-    foreign or pickle files.
+    part by part at first use and cast to `dtype`, or for None kept as stored. upsamplers: files of latent upsamplers,
+    besides those that `save_bundle` left beside the model. Raises UserError for missing, truncated, foreign or pickle
+    files.
     """
     file = SafetensorsFile(_model_file(TOY if path == "toy" else Path(path)))
     folder = _text_folder(file.path, text_encoder)
+    beside = [own for name in UPSAMPLERS if (own := file.path.with_name(f"{name}.safetensors")).is_file()]
+    found = {_upsampler_kind(c): (f, c) for f, c in map(_open_upsampler, (*beside, *map(Path, upsamplers)))}
     release = release_from_metadata(file, _text_config(folder))
-    files: dict[str, Mapping[str, np.ndarray]] = {"model": file, "text_encoder": _TextTensors(folder)}
-    _check_present(release, file)
+    release = dataclasses.replace(release, **{name: config for name, (_, config) in found.items()})
+    models = {"model": file, **{name: opened for name, (opened, _) in found.items()}}
+    _check_present(release, models)
+    files: dict[str, Mapping[str, np.ndarray]] = {**models, "text_encoder": _TextTensors(folder)}
     tensors = {name: held if dtype is None else _Cast(held, dtype) for name, held in files.items()}
     read = lambda part: functools.partial(read_part, part, release, tensors[part.file])
     loaders = {part.name: read(part) for part in parts_of(release)}
@@ -61,6 +72,21 @@ def release_from_metadata(file: SafetensorsFile, text: Gemma3Config) -> Release:
         text_length=own.get("text_length", 1024),
         sampling=from_mapping(SamplingDefaults, own.get("sampling", {}), "metadata.ltx_jax.sampling"),
     )
+
+
+def _open_upsampler(path: Path) -> tuple[SafetensorsFile, UpsamplerConfig]:
+    """An upsampler's own file, whose whole metadata `config` is its configuration."""
+    file = SafetensorsFile(path)
+    config = file.json("config")
+    require(isinstance(config, dict), f"'{path}' has no metadata 'config': it is no file of a latent upsampler.")
+    try:
+        return file, UpsamplerConfig.from_official(config)
+    except UserError as error:
+        raise UserError(f"'{path}' is no file of a latent upsampler: {error}") from None
+
+
+def _upsampler_kind(config: UpsamplerConfig) -> str:
+    return "temporal_upsampler" if config.temporal_upsample else "spatial_upsampler"
 
 
 class _TextTensors(Mapping[str, np.ndarray]):
@@ -135,11 +161,12 @@ class _Cast(Mapping[str, np.ndarray]):
         return len(self._tensors)
 
 
-def _check_present(release: Release, file: SafetensorsFile) -> None:
-    """Strict about parameters that the model has and the file lacks, before anything is read."""
+def _check_present(release: Release, files: Mapping[str, SafetensorsFile]) -> None:
+    """Strict about parameters that the model has and its files lack, before anything is read."""
     for part in parts_of(release):
-        if part.file != "model":
+        if part.file not in files:
             continue
+        file = files[part.file]
         prefix = part.prefix_in(release, file)
         wanted = [prefix + official for name in part.names_of(release) for official in name.officials()]
         lacking = [name for name in wanted if name not in file]

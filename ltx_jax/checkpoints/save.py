@@ -1,5 +1,6 @@
 """Writing a model in the official layout: one file of all parts with its configuration, and the text encoder folder."""
 
+import collections
 import json
 import os
 from pathlib import Path
@@ -13,7 +14,7 @@ from ltx_jax.checkpoints.safetensors import write_safetensors
 from ltx_jax.config import to_mapping
 from ltx_jax.files import write_json, write_text
 from ltx_jax.names import to_official
-from ltx_jax.parts import configs_to_official, parts_of
+from ltx_jax.parts import UPSAMPLERS, configs_to_official, parts_of
 from ltx_jax.releases import Release
 
 MODEL_FILE = "model.safetensors"
@@ -22,17 +23,21 @@ TABLE = "scale_shift_table"  # modulation tables stay float32 in official files 
 
 
 def save_bundle(bundle: Bundle, folder: str | os.PathLike[str], dtype: Any = np.float32) -> None:
-    """Write every part of `bundle` below `folder`: MODEL_FILE and TEXT_FOLDER (config, tokenizer, weights).
+    """Write every part of `bundle` below `folder`: MODEL_FILE, a file per upsampler, and TEXT_FOLDER (config,
+    tokenizer, weights).
 
     Floating tensors are stored in `dtype`, modulation tables in float32. Files appear whole or not at all.
     """
     folder = Path(folder)
-    files: dict[str, dict[str, np.ndarray]] = {"model": {}, "text_encoder": {}}
+    files: dict[str, dict[str, np.ndarray]] = collections.defaultdict(dict)
     for part in parts_of(bundle.release):
         params = jax.tree.map(np.asarray, bundle.params[part.name])
         tensors = to_official(part.names_of(bundle.release), params, part.prefixes[0])
         files[part.file].update({k: _stored(k, v, dtype) for k, v in tensors.items()})
     write_safetensors(folder / MODEL_FILE, files["model"], metadata(bundle.release))
+    for name in set(files) & set(UPSAMPLERS):
+        config = getattr(bundle.release, name).to_official()
+        write_safetensors(folder / f"{name}.safetensors", files[name], {"config": json.dumps(config)})
     if bundle.release.text is not None and bundle.tokenizer is not None:
         text = folder / TEXT_FOLDER
         write_safetensors(text / MODEL_FILE, files["text_encoder"], {"format": "pt"})

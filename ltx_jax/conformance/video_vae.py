@@ -50,11 +50,16 @@ def channels_first(x: Any) -> np.ndarray:
     return np.asarray(x).transpose(0, 4, 1, 2, 3)
 
 
-def case_statistics(case: Case, prefix: str = "per_channel_statistics.") -> statistics.Statistics:
-    """The statistics among the weights of `case`; mean 0 and std 1 where it has none (section 2)."""
+def case_statistics(
+    case: Case, prefix: str = "per_channel_statistics.", channels: int | None = None
+) -> statistics.Statistics:
+    """The statistics among the weights of `case`; mean 0 and std 1 where it has none (section 2).
+
+    channels: of the latents, None for those of the case's video VAE.
+    """
     mean = case.weights.get(f"{prefix}mean-of-means")
     if mean is None:
-        channels = VideoVAEConfig.from_official(case.config["vae"]).latent_channels
+        channels = channels or VideoVAEConfig.from_official(case.config["vae"]).latent_channels
         return {"mean": jnp.zeros(channels), "std": jnp.ones(channels)}
     return {"mean": jnp.asarray(mean), "std": jnp.asarray(case.weights[f"{prefix}std-of-means"])}
 

@@ -4,7 +4,7 @@ Statistics are {"mean", "std"}, stored beside the weights: of video latents per 
 a token (models/audio_vae/statistics.py lays those out as latents).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -43,6 +43,11 @@ def denormalize(latents: Array, statistics: Statistics) -> Array:
     """The inverse of `normalize`: latents * std + mean."""
     mean, std = _of(latents, statistics)
     return (latents.astype(jnp.float32) * std + mean).astype(latents.dtype)
+
+
+def through(network: Callable[[Array], Array], latents: Array, statistics: Statistics) -> Array:
+    """What `network` makes of normalised latents, where it takes and gives those that are not, normalised again."""
+    return normalize(network(denormalize(latents, statistics)), statistics)
 
 
 def _of(latents: Array, statistics: Statistics) -> tuple[Array, Array]:

@@ -62,7 +62,7 @@ def taps_conv(x: Array, kernel: Array, stride: tuple[int, int, int], pads: tuple
     return y.reshape(x.shape[0], frames, *y.shape[1:])
 
 
-_IMPLEMENTATIONS = {"native": native_conv, "taps": taps_conv}
+IMPLEMENTATIONS = {"native": native_conv, "taps": taps_conv}
 
 
 class CausalConv3d(nn.Module):
@@ -91,7 +91,7 @@ class CausalConv3d(nn.Module):
         x = x.astype(self.dtype)
         x = pad_time(x, extra, 0) if self.causal else pad_time(x, extra // 2, extra // 2)
         x, pads = pad_space(x, self.size, self.padding)
-        y = _IMPLEMENTATIONS[self.impl](x, kernel.astype(self.dtype), self.stride, pads)
+        y = IMPLEMENTATIONS[self.impl](x, kernel.astype(self.dtype), self.stride, pads)
         return y + bias.astype(self.dtype)
 
 

@@ -88,6 +88,7 @@ class GroupNorm(nn.Module):
 
     groups: int
     param_dtype: Any = jnp.float32
+    eps: float = GROUP_NORM_EPS
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -100,7 +101,7 @@ class GroupNorm(nn.Module):
         bias = self.param("bias", partitioned(nn.initializers.zeros, "conv_out"), (width,), self.param_dtype)
         y = x.astype(jnp.float32).reshape(*x.shape[:4], self.groups, -1)  # (B, F, H, W, groups, C / groups)
         y = y - jnp.mean(y, axis=(1, 2, 3, 5), keepdims=True)
-        y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=(1, 2, 3, 5), keepdims=True) + GROUP_NORM_EPS)
+        y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=(1, 2, 3, 5), keepdims=True) + self.eps)
         return (y.reshape(x.shape) * scale + bias).astype(x.dtype)
 
 
