@@ -123,6 +123,10 @@ class Loaded:
     run: jax.stages.Compiled
     weights: Any
 
+    def __call__(self, *inputs: Any) -> Any:
+        """What it makes of `inputs`, of the host or placed, where the weights are its first argument."""
+        return self.run(self.weights, *inputs)
+
 
 class Placed:
     """A model on a mesh: weights are placed when first used, a part at a time, and programs compiled once by shape."""

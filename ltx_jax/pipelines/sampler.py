@@ -158,13 +158,13 @@ class Sampler:
     def _contexts(self, prompts: list[str]) -> tuple[jax.Array, jax.Array]:
         assert self.bundle.tokenizer is not None
         encode = self._placed.load(codec.make_encode_text_program, codec.TEXT_ENCODER, len(prompts))
-        return encode.run(encode.weights, *self.bundle.tokenizer(prompts))
+        return encode(*self.bundle.tokenizer(prompts))
 
     def _encode_video(self, pixels: np.ndarray, batch: int) -> jax.Array:
         """Tokens (batch, T, C) of frames uint8 (F, h, w, 3), equal for all."""
         video = codec.to_unit(pixels)[None]
         encode = self._placed.load(codec.make_encode_video_program, codec.VIDEO_ENCODER, like(video))
-        return jnp.repeat(encode.run(encode.weights, video), batch, axis=0)
+        return jnp.repeat(encode(video), batch, axis=0)
 
     def _begin(
         self, stage: Stage, batch: int, keys: Callable[[str], jax.Array], previous: SamplerState | None
@@ -200,12 +200,12 @@ class Sampler:
         assert state.video is not None and state.audio is not None
         video, audio = state.video.stream.latent, state.audio.stream.latent
         decode = self._placed.load(codec.make_decode_audio_program, codec.AUDIO_DECODER, like(audio))
-        sounds = np.asarray(decode.run(decode.weights, audio))
+        sounds = np.asarray(decode(audio))
         grid = latent_shape(shape, self.bundle.release.video_vae.scale_factors)
         tiling = tiling_of(shape, self.bundle.release.video_vae.scale_factors)
         if tiling is None:
             decode = self._placed.load(codec.make_decode_video_program, codec.VIDEO_DECODER, grid, like(video))
-            return list(np.asarray(decode.run(decode.weights, video))), sounds
+            return list(np.asarray(decode(video))), sounds
         count = grid[0] * grid[1] * grid[2]
         latents = [np.asarray(unpatchify_video(video[i : i + 1, :count], *grid)) for i in range(clips)]
         placed = self._placed.weights(codec.VIDEO_DECODER)  # those of now, whatever is in use when the clip is decoded

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from ltx_jax import codec
 from ltx_jax.bundle import Networks, networks_on
+from ltx_jax.data.preparation.encode import encoder_networks
 from ltx_jax.diffusion import schedules
 from ltx_jax.diffusion.geometry import VideoShape, audio_length, latent_shape
 from ltx_jax.diffusion.guidance import PASSES, Guidance
@@ -25,6 +26,7 @@ from ltx_jax.parallel.program import Program
 from ltx_jax.pipelines import programs
 from ltx_jax.pipelines.sampler import tiling_of
 from ltx_jax.pipelines.states import empty_audio, empty_video, make_state
+from ltx_jax.releases import Release
 from ltx_jax.training.config import DiTStageConfig
 from ltx_jax.training.dit.objective import make_dit_program
 from ltx_jax.training.lora import LoRAConfig
@@ -71,9 +73,9 @@ def make_programs(experiment: Experiment, workload: Workload, mesh: Mesh) -> dic
     if workload.mode == "train":
         stage = training_stage(experiment, workload, mesh)
         return {"train step": make_dit_program(release, stage, shape, mesh, experiment.training.seed)}
-    networks = sampling_networks(experiment, workload, mesh)
     if workload.mode == "encode":
-        return encoders(networks, workload, mesh)
+        return encoders(release, workload, mesh)
+    networks = sampling_networks(experiment, workload, mesh)
     state = sampling_state(experiment, workload, mesh)
     if workload.mode == "sample":
         plan = sampling_plan(experiment, workload)
@@ -91,18 +93,19 @@ def make_programs(experiment: Experiment, workload: Workload, mesh: Mesh) -> dic
     return decoder | {"audio decoder": codec.make_decode_audio_program(networks, audio, mesh)}
 
 
-def encoders(networks: Networks, workload: Workload, mesh: Mesh) -> dict[str, Program]:
+def encoders(release: Release, workload: Workload, mesh: Mesh) -> dict[str, Program]:
     """The programs with which clips are prepared; that of text where the release's text encoder is supported."""
-    shape, size = workload.shape, workload.size(mesh)
+    shape, size, dtype = workload.shape, workload.size(mesh), compute_dtype(mesh, workload.dtype)
+    networks = encoder_networks(mesh, release, dtype, dtype)
     video = jax.ShapeDtypeStruct((size, shape.frames, shape.height, shape.width, 3), np.uint8)
-    samples = int(shape.frames / shape.fps * networks.release.audio_vae.sampling_rate)
+    samples = int(shape.frames / shape.fps * release.audio_vae.sampling_rate)
     sound = jax.ShapeDtypeStruct((size, 2, samples), np.float32)
     tokens = audio_length(shape.frames, shape.fps)
     found = {
         "video encoder": codec.make_encode_video_program(networks, video, mesh),
         "audio encoder": codec.make_encode_audio_program(networks, sound, tokens, mesh),
     }
-    if networks.release.text is not None:
+    if release.text is not None:
         found["text encoder"] = codec.make_text_features_program(networks, size, mesh)
     return found
 

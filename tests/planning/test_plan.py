@@ -10,7 +10,11 @@ import pytest
 from tiny import save_tiny_model
 
 import ltx_jax
+from ltx_jax.data.buckets import Bucket
 from ltx_jax.data.config import DataConfig
+from ltx_jax.data.preparation.clips import Clip
+from ltx_jax.data.preparation.encode import EncoderSpec
+from ltx_jax.data.raw.toyworld import ToyWorldConfig, render
 from ltx_jax.diffusion.geometry import VideoShape, audio_length, latent_shape
 from ltx_jax.errors import UserError
 from ltx_jax.experiment import Experiment, experiment_config
@@ -55,8 +59,10 @@ class Caught(Exception):
 def caught(monkeypatch):
     """Called with the name of an argument and a function that runs something: the program with that argument."""
 
+    compile_it = Program.compile
+
     def catch(argument: str, run) -> Program:
-        found, compile_it = [], Program.compile
+        found = []
 
         def compile_or_catch(self: Program):
             if argument not in self.arguments:
@@ -91,6 +97,21 @@ def test_the_run_trains_with_the_program_that_is_planned(tiny, caught, tmp_path)
     run = caught("batch", lambda: run_training(experiment, mesh, tmp_path / "run", ("dit",), model))
     (planned,) = make_programs(tiny, Workload("train", SMALL), mesh).values()
     assert planned.lower().as_text() == run.lower().as_text()
+
+
+def test_the_run_encodes_with_the_programs_that_are_planned(tiny, caught, tmp_path):
+    mesh = make_mesh(MeshConfig(data=2), jax.devices()[:2])
+    encoder = EncoderSpec(str(save_tiny_model(tmp_path)), batch=4).open(mesh)
+    clips = [Clip("", "", "a red circle", Bucket(SMALL.height, SMALL.width, SMALL.frames, SMALL.fps), 0.0)] * 3
+    worlds = [render(0, i, ToyWorldConfig(SMALL.height, SMALL.frames)) for i in range(3)]
+    items = [{"video": world.video, "audio": world.audio, "has_audio": True} for world in worlds]
+    run = {
+        "video encoder": caught("video", lambda: encoder(clips, items)),
+        "audio encoder": caught("waveform", lambda: encoder(clips, items)),
+        "text encoder": caught("ids", lambda: encoder.text(["a red circle"])),
+    }
+    text = lambda programs: {name: program.lower().as_text() for name, program in programs.items()}
+    assert text(make_programs(tiny, Workload("encode", SMALL, batch=4), mesh)) == text(run)
 
 
 @pytest.mark.parametrize("name", RELEASES)

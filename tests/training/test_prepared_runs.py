@@ -62,7 +62,7 @@ def prepared(model, tmp_path_factory):
 def test_encoders_spread_over_a_mesh_say_the_same(model):
     spread = EncoderSpec(str(model), batch=3, mesh=MeshConfig(2, 2, 1, 2)).open()
     for part in ("text", "connectors"):
-        leaves = jax.tree.leaves(spread._params[part])
+        leaves = jax.tree.leaves(spread._placed.weights((part,))[part])
         here = sum(x.addressable_shards[0].data.size for x in leaves)
         assert here < 0.6 * sum(x.size for x in leaves), part
     clips = [Clip("a.mp4", "a.mp4", "a red circle", parse_buckets(["16x16x5"], 8.0)[0], 0.0)] * 3

@@ -4,7 +4,6 @@ Letters: B batch, T video tokens, A audio tokens, S text tokens, C channels, E w
 """
 
 import dataclasses
-import functools
 import json
 import zlib
 from collections.abc import Mapping, Sequence
@@ -15,16 +14,15 @@ import ml_dtypes
 import numpy as np
 from jax.sharding import Mesh
 
-from ltx_jax.bundle import Bundle, networks_on, place_parts
+from ltx_jax.bundle import Bundle, Networks, Placed, networks_on
 from ltx_jax.checkpoints.load import load_bundle
 from ltx_jax.codec import (
     AUDIO_ENCODER,
     TEXT_ENCODER,
     VIDEO_ENCODER,
-    audio_tokens,
-    text_features,
-    to_unit,
-    video_tokens,
+    make_encode_audio_program,
+    make_encode_video_program,
+    make_text_features_program,
 )
 from ltx_jax.config import to_mapping
 from ltx_jax.data.encoded.records import pack
@@ -33,7 +31,6 @@ from ltx_jax.data.raw.item import Item
 from ltx_jax.diffusion.geometry import audio_length
 from ltx_jax.errors import UserError, require
 from ltx_jax.parallel.mesh import MeshConfig, make_mesh
-from ltx_jax.parallel.program import batch_like, place
 from ltx_jax.parts import config_names
 from ltx_jax.releases import Release
 
@@ -74,11 +71,17 @@ class EncoderSpec:
         return ClipEncoder(self.bundle(), self.batch, self.dtype, mesh, stored=self.stored)
 
 
+def encoder_networks(mesh: Mesh, release: Release, dtype: Any, param_dtype: Any = np.float32) -> Networks:
+    """The networks that encode clips, computing in `dtype`; the audio encoder is float32 (spec training.md 7.7)."""
+    audio = networks_on(mesh, release, np.float32, param_dtype)["audio_encoder"]
+    return networks_on(mesh, release, dtype, param_dtype).replaced(audio_encoder=audio)
+
+
 class ClipEncoder:
     """A model's encoders on the devices. Each bucket is compiled once: batches are filled up to `batch` clips.
 
-    dtype: of the networks' computation; the audio encoder is float32 (spec training.md 7.7). stored: of video latents
-    and text features (bfloat16 in 7.8); audio latents are float32. with_text: records hold features of their captions.
+    dtype: of the computation, see `encoder_networks`. stored: of video latents and text features (bfloat16 in spec
+    training.md 7.8); audio latents are float32. with_text: records hold features of their captions.
     """
 
     def __init__(
@@ -90,16 +93,12 @@ class ClipEncoder:
         if with_text and (release.text is None or bundle.tokenizer is None):
             raise UserError(f"The text encoder of {release.name} is not supported yet.")
         self.batch, self.with_text = batch, with_text
-        self._mesh = mesh or make_mesh(MeshConfig())
-        self._rows = filled(batch, self._mesh)
+        mesh = mesh or make_mesh(MeshConfig())
+        self._rows = filled(batch, mesh)
         self._stored = np.dtype(ml_dtypes.bfloat16 if stored == "bfloat16" else np.float32)
-        nets = networks_on(self._mesh, release, dtype)
-        nets = nets.replaced(audio_encoder=networks_on(self._mesh, release)["audio_encoder"])
         self._tokenizer = bundle.tokenizer
-        self._params = place_parts(nets, bundle.params, PARTS if with_text else PIXELS_AND_SOUND, self._mesh)
-        self._video = jax.jit(lambda params, video: video_tokens(nets, params, to_unit(video)))
-        self._audio = jax.jit(functools.partial(audio_tokens, nets), static_argnums=2)
-        self._text = jax.jit(functools.partial(text_features, nets))
+        self._placed = Placed(encoder_networks(mesh, release, dtype), bundle.params, mesh)
+        self._placed.weights(PARTS if with_text else PIXELS_AND_SOUND)
 
     def __call__(
         self, clips: Sequence[Clip], items: Sequence[Item], references: Sequence[Item] | None = None
@@ -124,10 +123,11 @@ class ClipEncoder:
 
     def _tokens(self, items: Sequence[Item], length: int) -> dict[str, np.ndarray]:
         """video (n, T, C) and audio (n, length, C') as they are stored."""
-        stack = lambda name: np.stack([item[name] for item in items])
-        video = self._run(self._video, stack("video"))
-        audio = self._run(self._audio, stack("audio"), static=(length,))
-        return {"video": video.astype(self._stored), "audio": audio.astype(np.float32)}
+        video, audio = (self._full(np.stack([item[name] for item in items])) for name in ("video", "audio"))
+        encode_video = self._placed.load(make_encode_video_program, VIDEO_ENCODER, video)
+        encode_audio = self._placed.load(make_encode_audio_program, AUDIO_ENCODER, audio, length)
+        latents, sound = (np.asarray(x)[: len(items)] for x in (encode_video(video), encode_audio(audio)))
+        return {"video": latents.astype(self._stored), "audio": sound.astype(np.float32)}
 
     def text(self, captions: Sequence[str]) -> list[dict[str, np.ndarray]]:
         """Features of the real tokens of every caption, at most `batch`: video_features (n, E), audio_features.
@@ -136,7 +136,8 @@ class ClipEncoder:
         """
         assert self._tokenizer is not None
         ids, mask = self._tokenizer(captions)
-        video, audio = self._run(self._text, ids, mask)
+        encode = self._placed.load(make_text_features_program, TEXT_ENCODER, self._rows)
+        video, audio = map(np.asarray, encode(self._full(ids), self._full(mask)))
         shared = video.shape == audio.shape and np.array_equal(video, audio)
         streams = {"video_features": video} | ({} if shared else {"audio_features": audio})
         pick = lambda x, i: x[i][mask[i] != 0].astype(self._stored)
@@ -146,14 +147,9 @@ class ClipEncoder:
         """The record of the empty caption, for training without a caption."""
         return pack(self.text([""])[0], {"caption": ""})
 
-    def _run(self, function: Any, *arrays: np.ndarray, static: tuple[Any, ...] = ()) -> Any:
-        """Call with the rows filled up by copies of its last row; returns host arrays without them."""
-        count = len(arrays[0])
-        full = [np.concatenate([x, np.repeat(x[-1:], self._rows - count, axis=0)]) for x in arrays]
-        with jax.set_mesh(self._mesh):
-            placed = [place(x, batch_like(x, self._mesh)) for x in full]
-            result = function(self._params, *placed, *static)
-        return jax.tree.map(lambda x: np.asarray(x)[:count], result)
+    def _full(self, rows: np.ndarray) -> np.ndarray:
+        """`rows` filled up by copies of the last one to as many as the programs take."""
+        return np.concatenate([rows, np.repeat(rows[-1:], self._rows - len(rows), axis=0)])
 
 
 def encode_readable(encoder: ClipEncoder, clips: Sequence[Clip], items: Sequence[Item | str]) -> Encoded:
