@@ -5,8 +5,7 @@
         --workdir=runs/mine --config.data.path=CLIPS
 
 Meant for the hardware of configs/ltx2_3_22b.py, whose transformer this one is but for biases of its MLPs and an
-embedding of keyframes; its own figures stand in no page, the first command prints them. Its text encoder, Gemma 4, is
-not built yet: clips must bring their text features with them.
+embedding of keyframes; its own figures stand in no page, the first command prints them. Its text encoder is Gemma 4.
 """
 
 from ltx_jax.experiment import full_size_config

@@ -47,8 +47,7 @@ def make_networks(
 ) -> Networks:
     """The network of every part of `release`, computing in `dtype` on parameters of `param_dtype`.
 
-    platform: of the mesh's devices; on "cpu" video convolutions take the form that is fastest there. The text encoder
-    is absent where the release's is not supported yet.
+    platform: of the mesh's devices; on "cpu" video convolutions take the form that is fastest there.
     """
     rows = [part for part in parts_of(release) if part.network is not None]
     made = {p.name: p.network(p.config_of(release), dtype, param_dtype, platform) for p in rows if p.network}

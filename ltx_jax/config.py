@@ -84,6 +84,9 @@ def _convert_union(hint: Any, value: Any, where: str) -> Any:
         value = {k: v for k, v in value.items() if v is not None}  # an optional group is absent until one of it is set
         if not value:
             return None
+    if isinstance(value, Mapping):  # last the group that has most of the keys: its sentence is the one that is said
+        fields = lambda option: {f.name for f in dataclasses.fields(option)} if dataclasses.is_dataclass(option) else ()
+        options.sort(key=lambda option: sum(key in fields(option) for key in value))
     for option in options[:-1]:
         try:
             return _convert(option, value, where)

@@ -19,10 +19,11 @@ from ltx_jax.models.audio_vae.encoder import AudioEncoder
 from ltx_jax.models.audio_vae.vocoder import Vocoder
 from ltx_jax.models.dit.config import DiTConfig
 from ltx_jax.models.dit.transformer import DiT, example_inputs
-from ltx_jax.models.text.config import Gemma3Config
+from ltx_jax.models.text.config import Gemma3Config, Gemma4Config, TextConfig
 from ltx_jax.models.text.connectors import TextConnectors
 from ltx_jax.models.text.connectors_config import TextConnectorsConfig
 from ltx_jax.models.text.gemma3 import Gemma3
+from ltx_jax.models.text.gemma4 import Gemma4
 from ltx_jax.models.upsampler import LatentUpsampler, UpsamplerConfig
 from ltx_jax.models.video_vae.config import VideoVAEConfig
 from ltx_jax.models.video_vae.decoder import VideoDecoder
@@ -32,6 +33,7 @@ from ltx_jax.names.audio_vae import audio_decoder_names, audio_encoder_names
 from ltx_jax.names.connectors import text_connectors_names
 from ltx_jax.names.dit import TRANSFORMER_PREFIX, dit_names
 from ltx_jax.names.gemma3 import gemma3_names
+from ltx_jax.names.gemma4 import gemma4_names
 from ltx_jax.names.upsampler import upsampler_names
 from ltx_jax.names.video_vae import video_decoder_names, video_encoder_names
 from ltx_jax.names.vocoder import vocoder_names
@@ -44,12 +46,12 @@ UPSAMPLERS: tuple[Literal["spatial_upsampler", "temporal_upsampler"], ...] = ("s
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Configs:
-    """The configuration of every part of a model. text: None for a text encoder that is not supported yet.
+    """The configuration of every part of a model. text_length: tokens that a prompt is padded to."""
 
     text_length: tokens that a prompt is padded to. spatial_upsampler, temporal_upsampler: None where there is none.
     """
 
-    text: Gemma3Config | None
+    text: TextConfig
     connectors: TextConnectorsConfig
     transformer: DiTConfig
     video_vae: VideoVAEConfig
@@ -70,14 +72,14 @@ OFFICIAL: dict[str, tuple[str, Any]] = {
 }
 
 
-def configs_from_official(blocks: Mapping[str, Any], text: Gemma3Config | None) -> dict[str, Any]:
+def configs_from_official(blocks: Mapping[str, Any], text: TextConfig) -> dict[str, Any]:
     """The fields of `Configs` that official metadata declares, beside the text encoder. Raises UserError for a bad one.
 
     blocks: `config` of a file's metadata; see OFFICIAL.
     """
-    found = {"text": text}
+    found: dict[str, Any] = {"text": text}
     for field, (block, kind) in OFFICIAL.items():
-        more = {"num_hidden_states": text.num_hidden_layers + 1} if text and kind is TextConnectorsConfig else {}
+        more = {"num_hidden_states": text.num_hidden_layers + 1} if kind is TextConnectorsConfig else {}
         found[field] = kind.from_official(blocks[block], **more)
     return found
 
@@ -142,6 +144,10 @@ def _zeros(*shape: int) -> np.ndarray:
     return np.zeros(shape, np.float32)  # of NumPy: shapes are also inferred under meshes whose devices do not exist
 
 
+def _ids(configs: Configs) -> tuple[np.ndarray, np.ndarray]:
+    return np.zeros((1, 8), np.int32), np.ones((1, 8), np.int32)
+
+
 def _hidden_states(configs: Configs) -> tuple[np.ndarray, np.ndarray]:
     connectors, length = configs.connectors, configs.text_length
     return _zeros(1, length, connectors.hidden_size, connectors.num_hidden_states), np.ones((1, length), np.int32)
@@ -159,8 +165,11 @@ def _statistics_names(config: Any) -> list[Name]:
 PARTS: tuple[Part, ...] = (
     Part(
         "text", "text", Gemma3Config, gemma3_names, ("language_model.model.", "model.language_model.", "model."),
-        file="text_encoder", network=_network(Gemma3),
-        inputs=lambda c: (np.zeros((1, 8), np.int32), np.ones((1, 8), np.int32)),
+        file="text_encoder", network=_network(Gemma3), inputs=_ids,
+    ),
+    Part(
+        "text", "text", Gemma4Config, gemma4_names, ("model.", "model.language_model.", "language_model.model."),
+        file="text_encoder", network=_network(Gemma4), inputs=_ids,
     ),
     Part(
         "connectors", "connectors", TextConnectorsConfig, text_connectors_names, ("",),

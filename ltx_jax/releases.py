@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ltx_jax.errors import UserError, require
-from ltx_jax.models.text.config import Gemma3Config
+from ltx_jax.models.text.config import text_config
 from ltx_jax.parts import Configs, configs_from_official
 
 # The phrases of the published default negative prompt (spec sampling.md 11).
@@ -241,6 +241,16 @@ _GEMMA3_12B = {
     "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 256, "query_pre_attn_scalar": 256,
     "sliding_window": 1024, "sliding_window_pattern": 6, "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
 }  # fmt: skip
+_GEMMA4_12B = {
+    "model_type": "gemma4_unified_text", "vocab_size": 262144, "hidden_size": 3840, "intermediate_size": 15360,
+    "num_hidden_layers": 48, "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 256,
+    "global_head_dim": 512, "num_global_key_value_heads": 1, "attention_k_eq_v": True, "sliding_window": 1024,
+    "final_logit_softcapping": 30.0,
+    "rope_parameters": {
+        "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1000000.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+    },
+}  # fmt: skip
 _GEMMA3_TOY = {
     "vocab_size": 512, "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4,
     "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "query_pre_attn_scalar": 32,
@@ -265,13 +275,12 @@ _TRANSFORMER_TOY64 = {
 
 def _build(
     name: str, version: str, transformer: Mapping[str, Any], video_vae: Mapping[str, Any], vocoder: Mapping[str, Any],
-    gemma: Mapping[str, Any] | None = _GEMMA3_12B, audio_vae: Mapping[str, Any] | None = None, **more: Any,
+    gemma: Mapping[str, Any] = _GEMMA3_12B, audio_vae: Mapping[str, Any] | None = None, **more: Any,
 ) -> Release:  # fmt: skip
     blocks = {
         "transformer": transformer, "vae": video_vae, "audio_vae": audio_vae or _audio_vae(), "vocoder": vocoder,
     }  # fmt: skip
-    text = None if gemma is None else Gemma3Config.from_official(gemma)
-    return Release(name=name, version=version, **configs_from_official(blocks, text), **more)
+    return Release(name=name, version=version, **configs_from_official(blocks, text_config(gemma)), **more)
 
 
 RELEASES: dict[str, Callable[[], Release]] = {
@@ -295,7 +304,8 @@ RELEASES: dict[str, Callable[[], Release]] = {
     "ltx2_3_22b": lambda: _build(
         "ltx2_3_22b", "2.3.0", _TRANSFORMER_2_3, _VIDEO_VAE_2_3, _VOCODER_2_3, sampling=SamplingDefaults(steps=30)
     ),
-    "ltx2_5_22b": lambda: _build(  # the convolutional video VAE; its Gemma 4 text encoder is not supported yet
-        "ltx2_5_22b", "2.5.0", _TRANSFORMER_2_5, _VIDEO_VAE_2_3, _VOCODER_2_3, None, sampling=SamplingDefaults(steps=30)
+    "ltx2_5_22b": lambda: _build(  # the convolutional video VAE
+        "ltx2_5_22b", "2.5.0", _TRANSFORMER_2_5, _VIDEO_VAE_2_3, _VOCODER_2_3, _GEMMA4_12B,
+        sampling=SamplingDefaults(steps=30),
     ),
 }  # fmt: skip

@@ -28,6 +28,7 @@ SIZES = {
         "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
         "num_key_value_heads": 1, "head_dim": 16, "query_pre_attn_scalar": 16.0, "sliding_window": 8,
         "sliding_window_pattern": 2, "vocab_size": 512,
+        "global_head_dim": 32,
     },
     "video_vae": {"latent_channels": 8, "decoder_base_channels": 8},
     "audio_vae": {"ch": 8},
@@ -38,7 +39,7 @@ def smaller(config):
     """`config` with small networks and clips."""
     for part, sizes in SIZES.items():
         if config.model.get(part):
-            config.model[part].update(sizes)
+            config.model[part].update({name: size for name, size in sizes.items() if name in config.model[part]})
     for part in (config.model.transformer, config.model.connectors):
         part.update({name: part[name] // 8 for name in part if name.endswith("head_dim") and part[name]})
     vae = config.model.video_vae

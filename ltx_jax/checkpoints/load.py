@@ -15,7 +15,7 @@ from ltx_jax.checkpoints.safetensors import SafetensorsFile
 from ltx_jax.checkpoints.save import MODEL_FILE, TEXT_FOLDER
 from ltx_jax.config import from_mapping
 from ltx_jax.errors import UserError, require
-from ltx_jax.models.text.config import Gemma3Config
+from ltx_jax.models.text.config import TextConfig, text_config
 from ltx_jax.models.text.tokenizer import Tokenizer
 from ltx_jax.models.upsampler import UpsamplerConfig
 from ltx_jax.names import to_tree
@@ -52,13 +52,13 @@ def load_bundle(
     read = lambda part: functools.partial(read_part, part, release, tensors[part.file])
     loaders = {part.name: read(part) for part in parts_of(release)}
     tokenizer = Tokenizer(folder / "tokenizer.json", release.text_length)
-    known = release.text.vocab_size if release.text else 0
+    known = release.text.vocab_size
     if tokenizer.vocab_size > known:
         raise UserError(f"The tokenizer in '{folder}' has {tokenizer.vocab_size} entries, the text model only {known}.")
     return Bundle(release, LazyParts(loaders), tokenizer)
 
 
-def release_from_metadata(file: SafetensorsFile, text: Gemma3Config) -> Release:
+def release_from_metadata(file: SafetensorsFile, text: TextConfig) -> Release:
     """The declaration that a file's own metadata makes. Raises UserError when it has none."""
     config = file.json("config")
     if not isinstance(config, dict) or not all(isinstance(config.get(block), dict) for block, _ in OFFICIAL.values()):
@@ -129,12 +129,12 @@ def _text_folder(model: Path, given: str | os.PathLike[str] | None) -> Path:
     return folder
 
 
-def _text_config(folder: Path) -> Gemma3Config:
+def _text_config(folder: Path) -> TextConfig:
     try:
         config = json.loads((folder / "config.json").read_text())
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise UserError(f"'{folder / 'config.json'}' is no JSON.") from None
-    return Gemma3Config.from_official(config.get("text_config", config))
+    return text_config(config)
 
 
 def read_part(part: Part, release: Release, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:

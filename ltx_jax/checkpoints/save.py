@@ -38,7 +38,7 @@ def save_bundle(bundle: Bundle, folder: str | os.PathLike[str], dtype: Any = np.
     for name in set(files) & set(UPSAMPLERS):
         config = getattr(bundle.release, name).to_official()
         write_safetensors(folder / f"{name}.safetensors", files[name], {"config": json.dumps(config)})
-    if bundle.release.text is not None and bundle.tokenizer is not None:
+    if bundle.tokenizer is not None:
         text = folder / TEXT_FOLDER
         write_safetensors(text / MODEL_FILE, files["text_encoder"], {"format": "pt"})
         write_json(text / "config.json", {"text_config": bundle.release.text.to_official()})

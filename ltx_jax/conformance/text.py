@@ -9,15 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from ltx_jax.conformance.case import Case
+from ltx_jax.models.text.config import Gemma4Config, text_config
 from ltx_jax.models.text.connectors import Connector, TextConnectors, TextConnectorsConfig, context_mask
 from ltx_jax.models.text.features import FeatureExtractorV1, FeatureExtractorV2
-from ltx_jax.models.text.gemma3 import Gemma3, Gemma3Config
+from ltx_jax.models.text.gemma3 import Gemma3
+from ltx_jax.models.text.gemma4 import Gemma4
 from ltx_jax.models.text.masks import visible_pairs
 from ltx_jax.models.text.rope import inverse_frequencies, tables
 from ltx_jax.models.text.tokenizer import SpecialTokens, Tokenizer
 from ltx_jax.names import to_tree
 from ltx_jax.names.connectors import connector_names, feature_names, text_connectors_names
 from ltx_jax.names.gemma3 import gemma3_names
+from ltx_jax.names.gemma4 import gemma4_names
 
 Outputs = dict[str, np.ndarray]
 
@@ -65,10 +68,15 @@ def _rope(case: Case) -> Outputs:
     return outputs
 
 
-def _gemma3_forward(case: Case) -> Outputs:
-    config = Gemma3Config.from_official(case.config["text_config"])
-    params = to_tree(gemma3_names(config), case.weights)
-    model, mask = Gemma3(config), case.inputs["attention_mask"]
+def _gemma(case: Case) -> tuple[Gemma3, Any]:
+    """The decoder of a case and its parameters."""
+    config = text_config(case.config["text_config"])
+    make, names = (Gemma4, gemma4_names) if isinstance(config, Gemma4Config) else (Gemma3, gemma3_names)
+    return make(config), to_tree(names(config), case.weights)  # type: ignore[arg-type]
+
+
+def _gemma_forward(case: Case) -> Outputs:
+    (model, params), mask = _gemma(case), case.inputs["attention_mask"]
     states = _apply(model, params, case.inputs["input_ids"], mask)
     logits = _apply(model, params, states[-1], method="logits")
     real = mask[..., None] != 0  # the recording zeroes padded positions
@@ -108,7 +116,8 @@ KINDS: dict[str, Callable[[Case], Outputs]] = {
     "text.tokenize": _tokenize,
     "text.attention_mask": _attention_mask,
     "text.rope": _rope,
-    "text.gemma3.forward": _gemma3_forward,
+    "text.gemma3.forward": _gemma_forward,
+    "text.gemma4.forward": _gemma_forward,
     "text.features_v1": _features,
     "text.features_v2": _features,
     "text.connector": _connector,

@@ -18,18 +18,20 @@ class Name:
     """One parameter: `official` (without the part's prefix) and its `path` in our tree.
 
     axes: ours = official.transpose(axes); None keeps the order. layers: the official name contains "{i}" for i in
-    range(layers), and ours stacks them on a new leading axis.
+    range(first, ..., step), `layers` of them, and ours stacks them on a new leading axis.
     """
 
     official: str
     path: tuple[str, ...]
     axes: tuple[int, ...] | None = None
     layers: int | None = None
+    first: int = 0
+    step: int = 1
 
     def officials(self) -> list[str]:
         if self.layers is None:
             return [self.official]
-        return [self.official.replace("{i}", str(i)) for i in range(self.layers)]
+        return [self.official.replace("{i}", str(self.first + i * self.step)) for i in range(self.layers)]
 
 
 def linear(official: str, path: tuple[str, ...], bias: bool = True, layers: int | None = None) -> list[Name]:

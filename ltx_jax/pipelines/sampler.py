@@ -108,9 +108,7 @@ class Sampler:
 
         Raises UserError at once for a request that the model cannot serve.
         """
-        release = self.bundle.release
-        require(release.text is not None, f"The text encoder of {release.name} is not supported yet.")
-        request = request.resolve(release)
+        request = request.resolve(self.bundle.release)
         return self._batches(request, stages_of(request), progress)
 
     def _batches(self, request: Request, stages: tuple[Stage, ...], progress: bool) -> Iterator[Clip]:

@@ -94,20 +94,18 @@ def make_programs(experiment: Experiment, workload: Workload, mesh: Mesh) -> dic
 
 
 def encoders(release: Release, workload: Workload, mesh: Mesh) -> dict[str, Program]:
-    """The programs with which clips are prepared; that of text where the release's text encoder is supported."""
+    """The programs with which clips are prepared."""
     shape, size, dtype = workload.shape, workload.size(mesh), compute_dtype(mesh, workload.dtype)
     networks = encoder_networks(mesh, release, dtype, dtype)
     video = jax.ShapeDtypeStruct((size, shape.frames, shape.height, shape.width, 3), np.uint8)
     samples = int(shape.frames / shape.fps * release.audio_vae.sampling_rate)
     sound = jax.ShapeDtypeStruct((size, 2, samples), np.float32)
     tokens = audio_length(shape.frames, shape.fps)
-    found = {
+    return {
         "video encoder": codec.make_encode_video_program(networks, video, mesh),
         "audio encoder": codec.make_encode_audio_program(networks, sound, tokens, mesh),
+        "text encoder": codec.make_text_features_program(networks, size, mesh),
     }
-    if release.text is not None:
-        found["text encoder"] = codec.make_text_features_program(networks, size, mesh)
-    return found
 
 
 def training_stage(experiment: Experiment, workload: Workload, mesh: Mesh) -> DiTStageConfig:

@@ -52,15 +52,12 @@ class Weights:
             whole = init_from / "model" if (init_from / "model").is_dir() else init_from
             self._model = load_bundle(whole, text_encoder)
 
-    def tokenizer(self) -> Tokenizer | None:
+    def tokenizer(self) -> Tokenizer:
         """The tokenizer that belongs to the text encoder: that of `init_from`, else the one that this run began with.
 
-        A new text encoder gets that of the toy. None where the release's text encoder is not supported yet. Raises
-        UserError for one with more entries than the text encoder.
+        A new text encoder gets that of the toy. Raises UserError for one with more entries than the text encoder.
         """
         release, other = self._setting.release, self._other
-        if release.text is None:
-            return None
         if self._model is not None and self._model.tokenizer is not None:
             found = Tokenizer(self._model.tokenizer.to_json().encode(), release.text_length)
         else:

@@ -29,7 +29,7 @@ from ltx_jax.data.encoded.records import pack
 from ltx_jax.data.preparation.clips import Clip
 from ltx_jax.data.raw.item import Item
 from ltx_jax.diffusion.geometry import audio_length
-from ltx_jax.errors import UserError, require
+from ltx_jax.errors import require
 from ltx_jax.parallel.mesh import MeshConfig, make_mesh
 from ltx_jax.parts import config_names
 from ltx_jax.releases import Release
@@ -88,10 +88,7 @@ class ClipEncoder:
         self, bundle: Bundle, batch: int = 4, dtype: str = "float32", mesh: Mesh | None = None, *,
         stored: Stored = "bfloat16", with_text: bool = True,
     ):  # fmt: skip
-        """Raises UserError when text is wanted and the bundle has no text encoder."""
         release = bundle.release
-        if with_text and (release.text is None or bundle.tokenizer is None):
-            raise UserError(f"The text encoder of {release.name} is not supported yet.")
         self.batch, self.with_text = batch, with_text
         mesh = mesh or make_mesh(MeshConfig())
         self._rows = filled(batch, mesh)

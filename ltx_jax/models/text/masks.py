@@ -36,6 +36,16 @@ def window_bias(tokens: int, window: int) -> Array:
     return jnp.where(visible_pairs(jnp.ones((1, tokens)), window), 0.0, HIDDEN)[:, None]
 
 
+def slot_bias(slot: Array, tokens: int, slots: int, window: int | None = None) -> Array:
+    """(1, 1, T, C) float32 to add to the scores of T tokens in the slots from `slot` on of a cache of C.
+
+    0 for slots not ahead of the token, and within the last `window` slots where given; HIDDEN elsewhere.
+    """
+    behind = slot + jnp.arange(tokens)[:, None] - jnp.arange(slots)  # (T, C): query minus key
+    seen = behind >= 0 if window is None else (behind >= 0) & (behind < window)
+    return jnp.where(seen, 0.0, HIDDEN)[None, None]
+
+
 def _same_block(token_types: Array) -> Array:
     """(B, S, S) bool: query and key are image tokens of one contiguous run."""
     image = token_types == 1

@@ -28,7 +28,7 @@ def tables(positions: np.ndarray, frequencies: np.ndarray) -> tuple[np.ndarray, 
 
 
 def rotate_half(x: Array, tables: Tables) -> Array:
-    """Rotate the pairs (j, j + K/2) of x (B, S, N, K) by cos, sin (S, K/2), in x's dtype."""
-    cos, sin = (t.astype(x.dtype)[:, None, :] for t in tables)  # (S, 1, K/2)
+    """Rotate the pairs (j, j + K/2) of x (B, S, N, K) by cos, sin (S, K/2) or (B, S, K/2), in x's dtype."""
+    cos, sin = (t.astype(x.dtype)[..., None, :] for t in tables)  # (S, 1, K/2) or (B, S, 1, K/2)
     a, b = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)

@@ -9,11 +9,15 @@ import numpy as np
 import pytest
 
 from ltx_jax.models.layers import abstract_params, init_params
+from ltx_jax.models.text.config import Gemma4Config
 from ltx_jax.models.text.connectors import TextConnectors, TextConnectorsConfig
 from ltx_jax.models.text.gemma3 import Gemma3, Gemma3Config
+from ltx_jax.models.text.gemma4 import Gemma4
 from ltx_jax.names import to_official, to_tree
 from ltx_jax.names.connectors import text_connectors_names
 from ltx_jax.names.gemma3 import gemma3_names
+from ltx_jax.names.gemma4 import gemma4_names
+from ltx_jax.releases import release
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 GEMMA_PREFIX = "language_model.model."
@@ -64,9 +68,38 @@ def test_gemma3(mesh):
     assert sum(x.size for x in jax.tree.leaves(shapes)) == 11_766_034_176
 
 
-def test_official_tensors_round_trip(mesh):
-    config = Gemma3Config(8, 8, 2, 2, 1, 4, vocab_size=5, head_dim=4)
+def test_gemma4(mesh):
+    """Every tensor of the packed file's decoder by its own number: local and global layers have other shapes."""
+    table = json.loads((GOLDEN / "gemma" / "keys.json").read_text())["gemma4_packed"]
+    config = release("ltx2_5_22b").text
     ids = jnp.zeros((1, 4), jnp.int32)
-    params = jax.jit(lambda key: init_params(Gemma3(config), key, ids, ids))(jax.random.key(0))
-    tensors = to_official(gemma3_names(config), params, GEMMA_PREFIX)
-    jax.tree.map(np.testing.assert_array_equal, to_tree(gemma3_names(config), tensors, GEMMA_PREFIX), params)
+    shapes, _ = abstract_params(Gemma4(config), ids, ids)
+    found, expected = {}, {}
+    for name in gemma4_names(config):
+        leaf = shapes
+        for key in name.path:
+            leaf = leaf[key]
+        shape = leaf.shape if name.layers is None else leaf.shape[1:]
+        shape = list(shape if name.axes is None else (shape[i] for i in np.argsort(name.axes)))
+        found |= dict.fromkeys(("model." + official for official in name.officials()), shape)
+    for key, value in table.items():
+        if key.startswith("model."):
+            for shape, layers in value if "{i}" in key else [(value, [0])]:
+                layers = range(48) if layers == "0..47" else layers
+                expected |= {key.replace("{i}", str(i)): shape for i in layers}
+    assert found == expected
+    assert len(found) == 2 + 40 * 14 + 8 * 13
+
+
+@pytest.mark.parametrize(
+    ("model", "names"),
+    [
+        (Gemma3(Gemma3Config(8, 8, 2, 2, 1, 4, vocab_size=5, head_dim=4)), gemma3_names),
+        (Gemma4(Gemma4Config(8, 8, 12, 2, 1, 4, vocab_size=5, head_dim=4, global_head_dim=8)), gemma4_names),
+    ],
+)
+def test_official_tensors_round_trip(mesh, model, names):
+    ids = jnp.zeros((1, 4), jnp.int32)
+    params = jax.jit(lambda key: init_params(model, key, ids, ids))(jax.random.key(0))
+    tensors = to_official(names(model.config), params, GEMMA_PREFIX)
+    jax.tree.map(np.testing.assert_array_equal, to_tree(names(model.config), tensors, GEMMA_PREFIX), params)
