@@ -46,7 +46,7 @@ UPSAMPLERS: tuple[Literal["spatial_upsampler", "temporal_upsampler"], ...] = ("s
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Configs:
-    """The configuration of every part of a model. text_length: tokens that a prompt is padded to."""
+    """The configuration of every part of a model.
 
     text_length: tokens that a prompt is padded to. spatial_upsampler, temporal_upsampler: None where there is none.
     """
