@@ -42,6 +42,10 @@ def define_flags() -> None:
     flags.DEFINE_enum(
         "stored", "bfloat16", ["bfloat16", "float32"], "Of video latents and text features in the shards."
     )
+    flags.DEFINE_integer(
+        "tile", 0, "Side in pixels of the tiles in which larger pictures are encoded, overlapping by a quarter; 512 is "
+        "usual and bounds the memory (default: encode pictures whole)."
+    )  # fmt: skip
     flags.DEFINE_bool("progress", True, "Show progress bars.")
 
 
@@ -66,8 +70,9 @@ def _prepare() -> None:
             raise UserError(f"Say where the videos are and where the shards go: --{name} is missing.")
     experiment = Experiment.from_config(FLAGS.config)
     encoders = EncoderSpec(
-        FLAGS.checkpoint or str(TOY), FLAGS.text_encoder, FLAGS.batch, FLAGS.dtype, experiment.mesh, FLAGS.stored
-    )
+        FLAGS.checkpoint or str(TOY), FLAGS.text_encoder, FLAGS.batch, FLAGS.dtype, experiment.mesh, FLAGS.stored,
+        FLAGS.tile,
+    )  # fmt: skip
     model = encoders.bundle()
     if cli.given("config"):
         check_same_model(experiment.model, model.release, encoders.checkpoint)
@@ -81,7 +86,7 @@ def _prepare() -> None:
     with open_engine(FLAGS.engine, encoders, FLAGS.workers, FLAGS.ray_address) as engine:
         index = prepare(
             FLAGS.input, output, rules, engine, model_identity(model), batch=FLAGS.batch,
-            shard_clips=FLAGS.shard_clips, stored=FLAGS.stored, progress=FLAGS.progress,
+            shard_clips=FLAGS.shard_clips, settings=encoders.record_settings, progress=FLAGS.progress,
         )  # fmt: skip
     print(summary(index, output))
 

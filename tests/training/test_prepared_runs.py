@@ -11,7 +11,7 @@ from tiny import one_device, save_tiny_model, tiny_release
 
 from ltx_jax.checkpoints import load
 from ltx_jax.checkpoints.orbax import load_weights
-from ltx_jax.data.buckets import parse_buckets
+from ltx_jax.data.buckets import Bucket, parse_buckets
 from ltx_jax.data.config import DataConfig
 from ltx_jax.data.encoded.prepared import PreparedClips
 from ltx_jax.data.encoded.records import unpack
@@ -72,6 +72,26 @@ def test_encoders_spread_over_a_mesh_say_the_same(model):
     for a, b in zip(ours, theirs, strict=True):
         for name, expected in unpack(b)[0].items():
             np.testing.assert_allclose(unpack(a)[0][name].astype(float), expected.astype(float), atol=2e-2)
+
+
+def test_large_pictures_are_encoded_in_tiles(model):
+    """Tiles of 32 pixels overlap by one cell of 8, which is the mean of both."""
+    rng = np.random.default_rng(0)
+    video = rng.integers(0, 256, (5, 32, 56, 3), np.uint8)
+
+    def latents(video, tile=0):
+        bucket = Bucket(*video.shape[1:3], 5, 8.0)
+        item = {"video": video, "audio": np.zeros((2, 10000), np.float32), "has_audio": True}
+        encoder = EncoderSpec(str(model), batch=1, stored="float32", tile=tile).open(one_device())
+        tokens = unpack(encoder([Clip("", "", "", bucket, 0.0)], [item])[0])[0]["video"]
+        return tokens.reshape(3, 4, video.shape[2] // 8, -1)  # (F, H, W, C)
+
+    left, right, tiled = latents(video[:, :, :32]), latents(video[:, :, 24:]), latents(video, 32)
+    expected = np.concatenate([left[:, :, :3], (left[:, :, 3:] + right[:, :, :1]) / 2, right[:, :, 1:]], axis=2)
+    np.testing.assert_allclose(tiled, expected, atol=1e-5)
+    assert np.abs(tiled - latents(video)).max() > 1e-2 and np.array_equal(latents(video, 64), latents(video))
+    with pytest.raises(UserError, match="do not fit latent cells"):
+        EncoderSpec(str(model), tile=16).open(one_device())
 
 
 def run(prepared, model, workdir, **changes):

@@ -27,8 +27,9 @@ from ltx_jax.codec import (
 from ltx_jax.config import to_mapping
 from ltx_jax.data.encoded.records import pack
 from ltx_jax.data.preparation.clips import Clip
+from ltx_jax.data.preparation.tiled import check_tile, encode_in_tiles
 from ltx_jax.data.raw.item import Item
-from ltx_jax.diffusion.geometry import audio_length
+from ltx_jax.diffusion.geometry import VideoShape, audio_length, latent_shape, patchify_video, unpatchify_video
 from ltx_jax.errors import require
 from ltx_jax.parallel.mesh import MeshConfig, make_mesh
 from ltx_jax.parts import config_names
@@ -47,7 +48,7 @@ class EncoderSpec:
     """A `ClipEncoder` by its files, to be opened where it works: here, or in a Ray actor.
 
     mesh: of the devices there; its fsdp and tensor axes spread the weights, of which the text encoder's are many.
-    stored: of video latents and text features.
+    stored: of video latents and text features. tile: see `ClipEncoder`.
     """
 
     checkpoint: str
@@ -56,9 +57,16 @@ class EncoderSpec:
     dtype: Literal["float32", "bfloat16"] = "float32"
     mesh: MeshConfig = MeshConfig()
     stored: Stored = "bfloat16"
+    tile: int = 0
 
     def __post_init__(self):
         require(self.batch >= 1, f"At least one clip must be encoded at a time, not {self.batch}.")
+
+    @property
+    def record_settings(self) -> dict[str, Any]:
+        """What records depend on beside the model, JSON-able; defaults are left out."""
+        settings = {"stored": self.stored, "tile": self.tile}
+        return {name: value for name, value in settings.items() if value != getattr(EncoderSpec, name)}
 
     def bundle(self) -> Bundle:
         """The model; its weights are read when they are used. Raises UserError as `load_bundle`."""
@@ -68,7 +76,7 @@ class EncoderSpec:
     def open(self, mesh: Mesh | None = None) -> "ClipEncoder":
         """The encoder, its weights on the devices of `mesh` (default: all of this process, as the spec says)."""
         mesh = mesh or make_mesh(self.mesh, jax.local_devices())
-        return ClipEncoder(self.bundle(), self.batch, self.dtype, mesh, stored=self.stored)
+        return ClipEncoder(self.bundle(), self.batch, self.dtype, mesh, stored=self.stored, tile=self.tile)
 
 
 def encoder_networks(mesh: Mesh, release: Release, dtype: Any, param_dtype: Any = np.float32) -> Networks:
@@ -81,15 +89,20 @@ class ClipEncoder:
     """A model's encoders on the devices. Each bucket is compiled once: batches are filled up to `batch` clips.
 
     dtype: of the computation, see `encoder_networks`. stored: of video latents and text features (bfloat16 in spec
-    training.md 7.8); audio latents are float32. with_text: records hold features of their captions.
+    training.md 7.8); audio latents are float32. tile: side in pixels of the tiles in which larger pictures are encoded,
+    overlapping by a quarter (7.4: 512), so that memory does not grow with them; 0: whole. with_text: records hold
+    features of their captions.
     """
 
     def __init__(
         self, bundle: Bundle, batch: int = 4, dtype: str = "float32", mesh: Mesh | None = None, *,
-        stored: Stored = "bfloat16", with_text: bool = True,
+        stored: Stored = "bfloat16", tile: int = 0, with_text: bool = True,
     ):  # fmt: skip
+        """Raises UserError for a tile that does not fit the model."""
         release = bundle.release
         self.batch, self.with_text = batch, with_text
+        self._tile, self._factors = tile, release.video_vae.scale_factors
+        check_tile(tile, tile // 4, self._factors)
         mesh = mesh or make_mesh(MeshConfig())
         self._rows = filled(batch, mesh)
         self._stored = np.dtype(ml_dtypes.bfloat16 if stored == "bfloat16" else np.float32)
@@ -121,10 +134,15 @@ class ClipEncoder:
     def _tokens(self, items: Sequence[Item], length: int) -> dict[str, np.ndarray]:
         """video (n, T, C) and audio (n, length, C') as they are stored."""
         video, audio = (self._full(np.stack([item[name] for item in items])) for name in ("video", "audio"))
-        encode_video = self._placed.load(make_encode_video_program, VIDEO_ENCODER, video)
-        encode_audio = self._placed.load(make_encode_audio_program, AUDIO_ENCODER, audio, length)
-        latents, sound = (np.asarray(x)[: len(items)] for x in (encode_video(video), encode_audio(audio)))
-        return {"video": latents.astype(self._stored), "audio": sound.astype(np.float32)}
+        tokens = patchify_video(encode_in_tiles(self._latents, video, self._factors, self._tile, self._tile // 4))
+        encode = self._placed.load(make_encode_audio_program, AUDIO_ENCODER, audio, length)
+        sound = np.asarray(encode(audio))[: len(items)]
+        return {"video": tokens[: len(items)].astype(self._stored), "audio": sound.astype(np.float32)}
+
+    def _latents(self, video: np.ndarray) -> np.ndarray:
+        """Normalised latents (B, F', H, W, C) of frames or of a tile of them, uint8 (B, F, h, w, 3)."""
+        encode = self._placed.load(make_encode_video_program, VIDEO_ENCODER, video)
+        return unpatchify_video(np.asarray(encode(video)), *latent_shape(VideoShape(*video.shape[1:4]), self._factors))
 
     def text(self, captions: Sequence[str]) -> list[dict[str, np.ndarray]]:
         """Features of the real tokens of every caption, at most `batch`: video_features (n, E), audio_features.

@@ -24,7 +24,7 @@ from ltx_jax.config import to_mapping
 from ltx_jax.data.buckets import Bucket
 from ltx_jax.data.encoded.records import ENDING, Journal, write_shard
 from ltx_jax.data.preparation.clips import Clip, ClipRules, Video
-from ltx_jax.data.preparation.encode import Encoded, Stored
+from ltx_jax.data.preparation.encode import Encoded
 from ltx_jax.data.preparation.engines import Engine
 from ltx_jax.data.raw.index import present_videos
 from ltx_jax.errors import UserError, require
@@ -39,12 +39,12 @@ Encode = Callable[[Sequence[list[Clip]]], Iterator[Encoded]]
 
 def prepare(
     source: str, output: Path, rules: ClipRules, engine: Engine, model: dict[str, str], *,
-    batch: int, shard_clips: int = 256, stored: Stored = "bfloat16", progress: bool = True,
+    batch: int, shard_clips: int = 256, settings: Mapping[str, Any] | None = None, progress: bool = True,
 ) -> dict[str, Any]:  # fmt: skip
     """Prepare the videos at `source` (see `present_videos`) in the folder `output`; returns its index.
 
-    model: identity of the encoders; stored: see `ClipEncoder`. batch: clips encoded together, and a divisor of
-    shard_clips, the clips of a shard.
+    model: identity of the encoders; settings: of the records, see `EncoderSpec.record_settings`. batch: clips encoded
+    together, and a divisor of shard_clips, the clips of a shard.
     Raises UserError when there is no readable video, when `output` was begun with other settings or videos, and when
     another process prepares in it.
     """
@@ -52,7 +52,7 @@ def prepare(
     videos, missing = _videos(Path(source))
     _make_folder(output)
     with working_in(output):
-        _claim(output, rules, model, shard_clips, stored, videos)
+        _claim(output, rules, model, shard_clips, settings or {}, videos)
         plans = _plan(output / PLAN, videos, rules, engine, progress)
         shards = assign_shards([clip for plan in plans if not isinstance(plan, str) for clip in plan], shard_clips)
         if not shards:
@@ -88,21 +88,19 @@ def _videos(source: Path) -> tuple[list[Video], list[str]]:
 
 
 def _claim(
-    output: Path, rules: ClipRules, model: dict, shard_clips: int, stored: Stored, videos: Sequence[Video]
+    output: Path, rules: ClipRules, model: dict, shard_clips: int, settings: Mapping[str, Any], videos: Sequence[Video]
 ) -> None:
     """Note in the folder what it is of. Raises UserError when it is of something else."""
     size = lambda path: os.path.getsize(path) if os.path.isfile(path) else 0
     listing = json.dumps([[v.name, v.caption, size(v.path)] for v in videos])
     identity = {
         "format": FORMAT, "rules": to_mapping(rules), "shard_clips": shard_clips, "model": model,
-        "videos": hashlib.sha256(listing.encode()).hexdigest(),
+        "videos": hashlib.sha256(listing.encode()).hexdigest(), **settings,
     }  # fmt: skip
-    if stored != "bfloat16":  # folders of earlier versions say nothing of it
-        identity["stored"] = stored
     path = output / IDENTITY
     if path.is_file():
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        differing = [key for key in identity if stored.get(key) != json.loads(json.dumps(identity[key]))]
+        earlier, now = json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(identity))
+        differing = sorted(key for key in {*now, *earlier} if now.get(key) != earlier.get(key))
         if differing:
             raise UserError(
                 f"The folder '{output}' was prepared with other settings (its {', '.join(differing)} differ); choose "

@@ -9,28 +9,23 @@ import numpy as np
 
 from ltx_jax.errors import require
 
-TILE, OVERLAP = 512, 128  # pixels
-
 
 def encode_in_tiles(
     encode: Callable[[np.ndarray], np.ndarray],
     video: np.ndarray,
     scale_factors: tuple[int, int, int],
-    tile: int = TILE,
-    overlap: int = OVERLAP,
+    tile: int,
+    overlap: int,
 ) -> np.ndarray:
     """Latents (B, F, H, W, C) float32 of a video (B, frames, h, w, 3): tiles blended with linear ramps.
 
-    encode: video -> latents, of any size that is a multiple of the factors. A video within one tile is encoded whole.
-    Raises UserError when tile or overlap are no multiples of the factors.
+    encode: video -> latents, of any size that is a multiple of the factors. A video within one tile is encoded whole,
+    and so is any where tile is 0. Raises UserError as `check_tile`.
     """
+    check_tile(tile, overlap, scale_factors)
     _, height, width = scale_factors
-    require(
-        all(v % f == 0 for v in (tile, overlap) for f in (height, width)) and overlap < tile,
-        f"Tiles of {tile} pixels with an overlap of {overlap} do not fit latent cells of {height} x {width} pixels.",
-    )
     size = video.shape[2:4]
-    if max(size) <= tile:
+    if tile == 0 or max(size) <= tile:
         return np.asarray(encode(video))
     total, weights = np.zeros(()), np.zeros((size[0] // height, size[1] // width), np.float32)
     for top, bottom in tile_bounds(size[0], tile, overlap, height):
@@ -45,6 +40,16 @@ def encode_in_tiles(
             total[:, :, *at] += latents * mask[..., None]
             weights[at] += mask
     return total / (weights[..., None] + np.float32(1e-8))
+
+
+def check_tile(tile: int, overlap: int, scale_factors: tuple[int, int, int]) -> None:
+    """Raise UserError when tile or overlap, in pixels, are no multiples of the factors; a tile of 0 is none."""
+    _, height, width = scale_factors
+    require(
+        tile == 0 or (all(v % f == 0 for v in (tile, overlap) for f in (height, width)) and overlap < tile),
+        f"Tiles of {tile} pixels with an overlap of {overlap} do not fit latent cells of {height} x {width} "
+        "pixels: both must be multiples of these.",
+    )
 
 
 def tile_bounds(size: int, tile: int, overlap: int, cell: int) -> list[tuple[int, int]]:

@@ -122,9 +122,13 @@ def test_a_clip_that_fails_late_is_noted_and_leaves_the_others(clips, whole, tmp
 def test_other_settings_or_videos_are_refused(clips, whole, tmp_path):
     folder = whole[0]
     other = ClipRules(RULES.buckets[:1], 16000)
-    for changes, what in (({"rules": other}, "rules"), ({"shard_clips": 4}, "shard_clips"), ({"model": {}}, "model")):
-        with pytest.raises(UserError, match=f"other settings.*{what}"):
-            run(clips, folder, **changes)
+    changes = {"rules": other, "shard_clips": 4, "model": {}, "settings": {"tile": 512}}
+    for name, value in changes.items():
+        with pytest.raises(UserError, match="other settings.*" + name.replace("settings", "tile")):
+            run(clips, folder, **{name: value})
+    run(clips, tmp_path / "exact", settings={"stored": "float32"})
+    with pytest.raises(UserError, match=r"other settings.*stored"):
+        run(clips, tmp_path / "exact")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "something").write_text("")
     with pytest.raises(UserError, match="something else"):
