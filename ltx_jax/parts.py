@@ -22,6 +22,7 @@ from ltx_jax.models.dit.transformer import DiT, example_inputs
 from ltx_jax.models.text.config import Gemma3Config, Gemma4Config, TextConfig
 from ltx_jax.models.text.connectors import TextConnectors
 from ltx_jax.models.text.connectors_config import TextConnectorsConfig
+from ltx_jax.models.text.duration import DurationConfig, DurationHead
 from ltx_jax.models.text.gemma3 import Gemma3
 from ltx_jax.models.text.gemma4 import Gemma4
 from ltx_jax.models.upsampler import LatentUpsampler, UpsamplerConfig
@@ -32,6 +33,7 @@ from ltx_jax.names import Name
 from ltx_jax.names.audio_vae import audio_decoder_names, audio_encoder_names
 from ltx_jax.names.connectors import text_connectors_names
 from ltx_jax.names.dit import TRANSFORMER_PREFIX, dit_names
+from ltx_jax.names.duration import duration_names
 from ltx_jax.names.gemma3 import gemma3_names
 from ltx_jax.names.gemma4 import gemma4_names
 from ltx_jax.names.upsampler import upsampler_names
@@ -39,16 +41,18 @@ from ltx_jax.names.video_vae import video_decoder_names, video_encoder_names
 from ltx_jax.names.vocoder import vocoder_names
 
 # What a part's tensors lie in: the file of all parts, the folder beside it, or a file of the part's own.
-File = Literal["model", "text_encoder", "spatial_upsampler", "temporal_upsampler"]
+File = Literal["model", "text_encoder", "spatial_upsampler", "temporal_upsampler", "duration_head"]
 
 UPSAMPLERS: tuple[Literal["spatial_upsampler", "temporal_upsampler"], ...] = ("spatial_upsampler", "temporal_upsampler")
+OPTIONAL: tuple[File, ...] = (*UPSAMPLERS, "duration_head")  # parts that a model may lack, each in a file of its own
+DURATION_PREFIX = "duration_head."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Configs:
     """The configuration of every part of a model.
 
-    text_length: tokens that a prompt is padded to. spatial_upsampler, temporal_upsampler: None where there is none.
+    text_length: tokens that a prompt is padded to. None: a part that the model lacks (see OPTIONAL).
     """
 
     text: TextConfig
@@ -59,6 +63,7 @@ class Configs:
     vocoder: VocoderConfig
     spatial_upsampler: UpsamplerConfig | None = None
     temporal_upsampler: UpsamplerConfig | None = None
+    duration_head: DurationConfig | None = None
     text_length: int = 1024
 
 
@@ -153,6 +158,11 @@ def _hidden_states(configs: Configs) -> tuple[np.ndarray, np.ndarray]:
     return _zeros(1, length, connectors.hidden_size, connectors.num_hidden_states), np.ones((1, length), np.int32)
 
 
+def _contexts(configs: Configs) -> tuple[np.ndarray, np.ndarray]:
+    connectors = configs.connectors
+    return _zeros(1, 2, connectors.video.width), _zeros(1, 2, connectors.audio.width)
+
+
 def _pixels(configs: Configs) -> tuple[np.ndarray]:
     time, height, width = configs.video_vae.scale_factors
     return (_zeros(1, 1 + time, 2 * height, 2 * width, 3),)  # reflecting padding needs two
@@ -210,6 +220,10 @@ PARTS: tuple[Part, ...] = (
             inputs=lambda c: (_zeros(1, 2, 2, 2, c.video_vae.latent_channels),),
         )
         for name in UPSAMPLERS
+    ),
+    Part(
+        "duration_head", "duration_head", DurationConfig, duration_names, (DURATION_PREFIX,), file="duration_head",
+        network=_network(DurationHead), inputs=_contexts,
     ),
     Part(
         "video_statistics", "video_vae", VideoVAEConfig, _statistics_names,

@@ -79,6 +79,12 @@ class Release(Configs):
             f"The transformer reads audio tokens of {dit.audio_in_channels} numbers but the audio VAE makes "
             f"{self.audio_vae.token_width}.",
         )
+        head, text = self.duration_head, self.connectors
+        require(
+            head is None or (head.video_width, head.audio_width) == (text.video.width, text.audio.width),
+            f"The duration head reads texts of other widths than the connectors' {text.video.width} and "
+            f"{text.audio.width}: it is of another model.",
+        )
         for upsampler in filter(None, (self.spatial_upsampler, self.temporal_upsampler)):
             require(
                 upsampler.in_channels == video.latent_channels,

@@ -16,10 +16,11 @@ from ltx_jax.checkpoints.save import MODEL_FILE, TEXT_FOLDER
 from ltx_jax.config import from_mapping
 from ltx_jax.errors import UserError, require
 from ltx_jax.models.text.config import TextConfig, text_config
+from ltx_jax.models.text.duration import DurationConfig
 from ltx_jax.models.text.tokenizer import Tokenizer
 from ltx_jax.models.upsampler import UpsamplerConfig
 from ltx_jax.names import to_tree
-from ltx_jax.parts import OFFICIAL, UPSAMPLERS, Part, configs_from_official, parts_of
+from ltx_jax.parts import DURATION_PREFIX, OFFICIAL, OPTIONAL, Part, configs_from_official, parts_of
 from ltx_jax.releases import Release, SamplingDefaults
 
 TOY = Path(__file__).parents[1] / "assets" / "toy"  # the weights that ship with the package
@@ -30,19 +31,19 @@ def load_bundle(
     text_encoder: str | os.PathLike[str] | None = None,
     dtype: Any = np.float32,
     *,
-    upsamplers: Sequence[str | os.PathLike[str]] = (),
+    others: Sequence[str | os.PathLike[str]] = (),
 ) -> Bundle:
     """A model from a folder (as `save_bundle` writes it), an official file of all parts, or "toy", the shipped one.
 
     The text encoder is the folder `text_encoder`, or the folder of that name beside the file. Parameters are read
-    part by part at first use and cast to `dtype`, or for None kept as stored. upsamplers: files of latent upsamplers,
-    besides those that `save_bundle` left beside the model. Raises UserError for missing, truncated, foreign or pickle
-    files.
+    part by part at first use and cast to `dtype`, or for None kept as stored. others: files of latent upsamplers and of
+    a duration head, besides those that `save_bundle` left beside the model. Raises UserError for missing, truncated,
+    foreign or pickle files.
     """
     file = SafetensorsFile(_model_file(TOY if path == "toy" else Path(path)))
     folder = _text_folder(file.path, text_encoder)
-    beside = [own for name in UPSAMPLERS if (own := file.path.with_name(f"{name}.safetensors")).is_file()]
-    found = {_upsampler_kind(c): (f, c) for f, c in map(_open_upsampler, (*beside, *map(Path, upsamplers)))}
+    beside = [own for name in OPTIONAL if (own := file.path.with_name(f"{name}.safetensors")).is_file()]
+    found = dict(map(_open_optional, (*([file] if _has_duration(file) else []), *beside, *others)))
     release = release_from_metadata(file, _text_config(folder))
     release = dataclasses.replace(release, **{name: config for name, (_, config) in found.items()})
     models = {"model": file, **{name: opened for name, (opened, _) in found.items()}}
@@ -74,19 +75,26 @@ def release_from_metadata(file: SafetensorsFile, text: TextConfig) -> Release:
     )
 
 
-def _open_upsampler(path: Path) -> tuple[SafetensorsFile, UpsamplerConfig]:
-    """An upsampler's own file, whose whole metadata `config` is its configuration."""
-    file = SafetensorsFile(path)
+def _open_optional(source: str | os.PathLike[str] | SafetensorsFile) -> tuple[str, tuple[SafetensorsFile, Any]]:
+    """The part that a file holds besides or instead of a whole model: its name, the file and the configuration.
+
+    The whole metadata `config` of an upsampler's file is its configuration.
+    """
+    file = source if isinstance(source, SafetensorsFile) else SafetensorsFile(Path(source))
     config = file.json("config")
-    require(isinstance(config, dict), f"'{path}' has no metadata 'config': it is no file of a latent upsampler.")
+    if _has_duration(file):
+        return "duration_head", (file, DurationConfig.from_official(config if isinstance(config, dict) else {}))
+    what = "no file of a latent upsampler or a duration head"
+    require(isinstance(config, dict), f"'{file.path}' has no metadata 'config': it is {what}.")
     try:
-        return file, UpsamplerConfig.from_official(config)
+        found = UpsamplerConfig.from_official(config)
     except UserError as error:
-        raise UserError(f"'{path}' is no file of a latent upsampler: {error}") from None
+        raise UserError(f"'{file.path}' is {what}: {error}") from None
+    return "temporal_upsampler" if found.temporal_upsample else "spatial_upsampler", (file, found)
 
 
-def _upsampler_kind(config: UpsamplerConfig) -> str:
-    return "temporal_upsampler" if config.temporal_upsample else "spatial_upsampler"
+def _has_duration(file: SafetensorsFile) -> bool:
+    return any(name.startswith(DURATION_PREFIX) for name in file)
 
 
 class _TextTensors(Mapping[str, np.ndarray]):

@@ -14,7 +14,7 @@ from ltx_jax.checkpoints.safetensors import write_safetensors
 from ltx_jax.config import to_mapping
 from ltx_jax.files import write_json, write_text
 from ltx_jax.names import to_official
-from ltx_jax.parts import UPSAMPLERS, configs_to_official, parts_of
+from ltx_jax.parts import OPTIONAL, configs_to_official, parts_of
 from ltx_jax.releases import Release
 
 MODEL_FILE = "model.safetensors"
@@ -23,7 +23,7 @@ TABLE = "scale_shift_table"  # modulation tables stay float32 in official files 
 
 
 def save_bundle(bundle: Bundle, folder: str | os.PathLike[str], dtype: Any = np.float32) -> None:
-    """Write every part of `bundle` below `folder`: MODEL_FILE, a file per upsampler, and TEXT_FOLDER (config,
+    """Write every part of `bundle` below `folder`: MODEL_FILE, a file per optional part, and TEXT_FOLDER (config,
     tokenizer, weights).
 
     Floating tensors are stored in `dtype`, modulation tables in float32. Files appear whole or not at all.
@@ -35,7 +35,7 @@ def save_bundle(bundle: Bundle, folder: str | os.PathLike[str], dtype: Any = np.
         tensors = to_official(part.names_of(bundle.release), params, part.prefixes[0])
         files[part.file].update({k: _stored(k, v, dtype) for k, v in tensors.items()})
     write_safetensors(folder / MODEL_FILE, files["model"], metadata(bundle.release))
-    for name in set(files) & set(UPSAMPLERS):
+    for name in set(files) & set(OPTIONAL):
         config = getattr(bundle.release, name).to_official()
         write_safetensors(folder / f"{name}.safetensors", files[name], {"config": json.dumps(config)})
     if bundle.tokenizer is not None:

@@ -24,6 +24,7 @@ AREAS = {
     "audio_vae": "ltx_jax.conformance.audio_vae",
     "audio": "ltx_jax.conformance.audio",
     "diffusion": "ltx_jax.conformance.diffusion",
+    "diffusion.duration_frames": "ltx_jax.conformance.text",
     "diffusion.condition": "ltx_jax.conformance.condition",
     "diffusion.keyframe_positions": "ltx_jax.conformance.condition",
     **{f"training.{n}": "ltx_jax.conformance.condition" for n in ("mask", "tiled_encode")},

@@ -11,6 +11,7 @@ import numpy as np
 from ltx_jax.conformance.case import Case
 from ltx_jax.models.text.config import Gemma4Config, text_config
 from ltx_jax.models.text.connectors import Connector, TextConnectors, TextConnectorsConfig, context_mask
+from ltx_jax.models.text.duration import DurationConfig, DurationHead, duration_frames
 from ltx_jax.models.text.features import FeatureExtractorV1, FeatureExtractorV2
 from ltx_jax.models.text.gemma3 import Gemma3
 from ltx_jax.models.text.gemma4 import Gemma4
@@ -19,6 +20,7 @@ from ltx_jax.models.text.rope import inverse_frequencies, tables
 from ltx_jax.models.text.tokenizer import SpecialTokens, Tokenizer
 from ltx_jax.names import to_tree
 from ltx_jax.names.connectors import connector_names, feature_names, text_connectors_names
+from ltx_jax.names.duration import duration_names
 from ltx_jax.names.gemma3 import gemma3_names
 from ltx_jax.names.gemma4 import gemma4_names
 
@@ -83,6 +85,16 @@ def _gemma_forward(case: Case) -> Outputs:
     return {"hidden_states": np.where(real, states, 0), "logits": np.where(real, logits, 0)}
 
 
+def _duration_head(case: Case) -> Outputs:
+    config = DurationConfig.from_official(case.config)
+    streams = [case.inputs.get(f"{stream}_tokens") for stream in ("video", "audio")]
+    return {"seconds": _apply(DurationHead(config), to_tree(duration_names(config), case.weights), *streams)}
+
+
+def _duration_frames(case: Case) -> Outputs:
+    return {"frames": np.array([duration_frames(*row) for row in case.config["cases"]], np.int32)}
+
+
 def _features(case: Case) -> Outputs:
     c, x, mask = case.config, case.inputs["hidden_states"], case.inputs["attention_mask"]
     if case.kind.endswith("v1"):
@@ -118,6 +130,8 @@ KINDS: dict[str, Callable[[Case], Outputs]] = {
     "text.rope": _rope,
     "text.gemma3.forward": _gemma_forward,
     "text.gemma4.forward": _gemma_forward,
+    "text.duration_head": _duration_head,
+    "diffusion.duration_frames": _duration_frames,
     "text.features_v1": _features,
     "text.features_v2": _features,
     "text.connector": _connector,

@@ -118,7 +118,7 @@ def test_its_own_file_beside_a_model(mesh, tmp_path):
     own = tmp_path / "anything.safetensors"
     metadata = {"config": json.dumps(config.to_official())}
     write_safetensors(own, to_official(upsampler_names(config), params), metadata)
-    bundle = load_bundle("toy", upsamplers=[own])
+    bundle = load_bundle("toy", others=[own])
     assert bundle.release.spatial_upsampler == config and bundle.release.temporal_upsampler is None
     kept = ("spatial_upsampler", "video_statistics")
     save_bundle(Bundle(bundle.release, bundle.params, bundle.tokenizer), tmp_path / "model")
@@ -132,4 +132,4 @@ def test_its_own_file_beside_a_model(mesh, tmp_path):
     np.testing.assert_allclose(result, statistics.normalize(jnp.asarray(out), values), rtol=1e-3, atol=1e-4)
     write_safetensors(own, {}, {"config": json.dumps({"transformer": {}})})
     with pytest.raises(UserError, match="no file of a latent upsampler"):
-        load_bundle("toy", upsamplers=[own])
+        load_bundle("toy", others=[own])

@@ -11,12 +11,15 @@ import pytest
 from ltx_jax.models.layers import abstract_params, init_params
 from ltx_jax.models.text.config import Gemma4Config
 from ltx_jax.models.text.connectors import TextConnectors, TextConnectorsConfig
+from ltx_jax.models.text.duration import DurationConfig, DurationHead
 from ltx_jax.models.text.gemma3 import Gemma3, Gemma3Config
 from ltx_jax.models.text.gemma4 import Gemma4
 from ltx_jax.names import to_official, to_tree
 from ltx_jax.names.connectors import text_connectors_names
+from ltx_jax.names.duration import duration_names
 from ltx_jax.names.gemma3 import gemma3_names
 from ltx_jax.names.gemma4 import gemma4_names
+from ltx_jax.parts import DURATION_PREFIX
 from ltx_jax.releases import release
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -89,6 +92,15 @@ def test_gemma4(mesh):
                 expected |= {key.replace("{i}", str(i)): shape for i in layers}
     assert found == expected
     assert len(found) == 2 + 40 * 14 + 8 * 13
+
+
+def test_duration_head(mesh):
+    table = json.loads((GOLDEN / "dit" / "keys_text.json").read_text())["duration_head_2.5"]["keys"]
+    config = DurationConfig()
+    shapes, _ = abstract_params(DurationHead(config), np.zeros((1, 2, 4096)), np.zeros((1, 2, 2048)))
+    found, tensors = official_shapes(duration_names(config), shapes)
+    assert {DURATION_PREFIX + key: shape for key, shape in found.items()} == {k: v[0] for k, v in table.items()}
+    assert tensors == 15
 
 
 @pytest.mark.parametrize(
