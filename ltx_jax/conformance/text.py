@@ -9,12 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from ltx_jax.conformance.case import Case
+from ltx_jax.errors import require
 from ltx_jax.models.text.config import Gemma4Config, text_config
 from ltx_jax.models.text.connectors import Connector, TextConnectors, TextConnectorsConfig, context_mask
 from ltx_jax.models.text.duration import DurationConfig, DurationHead, duration_frames
 from ltx_jax.models.text.features import FeatureExtractorV1, FeatureExtractorV2
 from ltx_jax.models.text.gemma3 import Gemma3
 from ltx_jax.models.text.gemma4 import Gemma4
+from ltx_jax.models.text.generation import Writing, advance, begin, clean, repeated, write
 from ltx_jax.models.text.masks import visible_pairs
 from ltx_jax.models.text.rope import inverse_frequencies, tables
 from ltx_jax.models.text.tokenizer import SpecialTokens, Tokenizer
@@ -85,6 +87,34 @@ def _gemma_forward(case: Case) -> Outputs:
     return {"hidden_states": np.where(real, states, 0), "logits": np.where(real, logits, 0)}
 
 
+def _generate(case: Case) -> Outputs:
+    """The compiled loop chooses; the logits that it chose from are those of reading its tokens one by one."""
+    (model, params), c = _gemma(case), case.config
+    require(not c.get("do_sample"), "Recorded draws of a language model cannot be repeated: only greedy ones are.")
+    stop = c["eos_token_id"]
+    how = Writing(c["max_new_tokens"], stop=tuple(stop if isinstance(stop, list) else [stop]))
+    ids, mask = case.inputs["input_ids"], case.inputs["attention_mask"]
+    written, count = jax.jit(lambda p, ids, mask: write(model, p, ids, mask, how, jax.random.key(0)))(params, ids, mask)
+    written = np.asarray(written)[:, : int(np.max(count))]
+    page = jax.jit(lambda p, ids, mask: begin(model, p, ids, mask, written.shape[1]))(params, ids, mask)
+    read = jax.jit(lambda p, page, token: advance(model, p, page, token))
+    logits = []
+    for token in written.T:
+        logits.append(page.logits)
+        page = read(params, page, token)
+    return {"generated_ids": written, "logits": np.stack(logits, axis=1)}
+
+
+def _no_repeat_ngram(case: Case) -> Outputs:
+    ids, c = case.inputs["input_ids"], case.config
+    return {"banned": np.asarray(repeated(ids, ids.shape[1], c["no_repeat_ngram_size"], c["vocab_size"]))}
+
+
+def _clean_response(case: Case) -> Outputs:
+    cleaned = {name: clean(text.tobytes().decode()) for name, text in case.inputs.items()}
+    return {name: np.frombuffer(text.encode(), np.uint8) for name, text in cleaned.items()}
+
+
 def _duration_head(case: Case) -> Outputs:
     config = DurationConfig.from_official(case.config)
     streams = [case.inputs.get(f"{stream}_tokens") for stream in ("video", "audio")]
@@ -130,6 +160,10 @@ KINDS: dict[str, Callable[[Case], Outputs]] = {
     "text.rope": _rope,
     "text.gemma3.forward": _gemma_forward,
     "text.gemma4.forward": _gemma_forward,
+    "text.gemma3.generate": _generate,
+    "text.gemma4.generate": _generate,
+    "text.no_repeat_ngram": _no_repeat_ngram,
+    "text.clean_response": _clean_response,
     "text.duration_head": _duration_head,
     "diffusion.duration_frames": _duration_frames,
     "text.features_v1": _features,
