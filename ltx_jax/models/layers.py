@@ -192,7 +192,7 @@ def abstract_params(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, 
 
     Returns (ShapeDtypeStructs, tuples of axis names). Boxes (flax's partitioning metadata) exist only inside here.
     """
-    variables = jax.eval_shape(lambda: module.init(jax.random.key(0), *args, **kwargs))
+    variables = jax.eval_shape(lambda *given: module.init(jax.random.key(0), *given, **kwargs), *args)
     boxed = unfreeze(variables)["params"]
     is_box = lambda x: isinstance(x, meta.AxisMetadata)
     shapes = meta.unbox(boxed)
