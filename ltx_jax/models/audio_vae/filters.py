@@ -13,6 +13,9 @@ import numpy as np
 
 Array = jax.Array
 
+# A vocoder has hundreds of these, of few shapes: traced once for each, they become part of the caller as before.
+traced_once = functools.partial(jax.jit, static_argnums=2, inline=True)
+
 
 @functools.lru_cache
 def kaiser_lowpass(taps: int, cutoff: float, half_width: float) -> np.ndarray:
@@ -78,6 +81,7 @@ def strided_filter(x: Array, taps: Array | np.ndarray, stride: int) -> Array:
     return sum(x[:, k : k + span : stride] * taps[k] for k in range(size))  # type: ignore[return-value]
 
 
+@traced_once
 def upsample(x: Array, taps: Array | np.ndarray, ratio: int) -> Array:
     """Kaiser-style upsampling (section 7): (B, L, C) -> (B, ratio * L, C)."""
     size = taps.shape[0]
@@ -94,6 +98,7 @@ def upsample_hann(x: Array, ratio: int) -> Array:
     return y[:, 2 * pad * ratio : y.shape[1] - (taps.shape[0] - ratio)]
 
 
+@traced_once
 def downsample(x: Array, taps: Array | np.ndarray, ratio: int) -> Array:
     """Low-pass and decimate (section 7): (B, L, C) -> (B, ceil(L / ratio), C)."""
     size = taps.shape[0]
