@@ -62,6 +62,12 @@ def normalise(argv: Sequence[str]) -> list[str]:
     return [argv[0], *config, *(a for a in result if not a.startswith("--config="))]
 
 
+def positional(argv: Sequence[str], flag: str) -> list[str]:
+    """Arguments whose values without a flag's name are values of `flag`."""
+    named = lambda i: argv[i].startswith("-") or argv[i - 1] == "--config"
+    return [argv[0], *(argv[i] if named(i) else f"--{flag}={argv[i]}" for i in range(1, len(argv)))]
+
+
 def define_config() -> None:
     """Define `--config`; without it the toy configuration is used."""
     config_flags.DEFINE_config_file("config", None, "Configuration file, e.g. configs/toy.py (the default).")

@@ -102,7 +102,8 @@ class Part:
     """One part. config: the field of `Configs` that describes it; a model has the part if that field is a `kind`.
 
     names: its tensors' official names, of its configuration. prefixes: what stands before them in a file, tried in
-    order (split files drop the first component); the first one is written. network: made from the configuration, with
+    order (split files drop the first component); the first one is written. split: the file, and the prefix there, of a
+    release that is published as a file per component; None is the same as `file`. network: made from the configuration, with
     `dtype`, `param_dtype` and the platform of the devices. inputs: the smallest that the network takes, of all
     configurations. begin: changes random parameters before training. width: of statistics, a part without a network
     whose parameters are {"mean", "std"}, float32 (width,).
@@ -114,6 +115,7 @@ class Part:
     names: Callable[[Any], list[Name]]
     prefixes: tuple[str, ...]
     file: File = "model"
+    split: tuple[str, str] | None = None
     network: Callable[[Any, Any, Any, str], nn.Module] | None = None
     inputs: Callable[[Any], tuple[Any, ...]] = lambda configs: ()
     begin: Callable[[Any, Any], Any] = lambda config, params: params
@@ -126,6 +128,11 @@ class Part:
     def names_of(self, configs: Configs) -> list[Name]:
         """Official names of the part's tensors, without a prefix."""
         return self.names(self.config_of(configs))
+
+    @property
+    def component(self) -> tuple[str, str]:
+        """The part's file where a release is split, and the prefix there."""
+        return self.split or (self.file, self.prefixes[0])
 
     def prefix_in(self, configs: Configs, tensors: Container[str]) -> str:
         """The prefix under which `tensors` hold the part; the first one where they do not."""
@@ -184,35 +191,42 @@ PARTS: tuple[Part, ...] = (
     Part(
         "connectors", "connectors", TextConnectorsConfig, text_connectors_names, ("",),
         network=_network(TextConnectors), inputs=_hidden_states,
+        split=("transformer", ""),
     ),
     Part(
         "transformer", "transformer", DiTConfig, dit_names, (TRANSFORMER_PREFIX, ""), network=_network(DiT),
         inputs=lambda c: example_inputs(c.transformer),
+        split=("transformer", TRANSFORMER_PREFIX),
     ),
     Part(
         "video_encoder", "video_vae", VideoVAEConfig, video_encoder_names, ("vae.encoder.", "encoder."),
         network=_video_network(VideoEncoder), inputs=_pixels,
         begin=lambda c, params: latents.with_little_noise(params, c.latent_channels),
+        split=("video_vae", "encoder."),
     ),
     Part(
         "video_decoder", "video_vae", VideoVAEConfig, video_decoder_names, ("vae.decoder.", "decoder."),
         network=_video_network(VideoDecoder), inputs=lambda c: (_zeros(1, 2, 2, 2, c.video_vae.latent_channels),),
+        split=("video_vae", "decoder."),
     ),
     Part(
         "audio_encoder", "audio_vae", AudioVAEConfig, audio_encoder_names, ("audio_vae.encoder.",),
         network=_network(AudioEncoder),
         inputs=lambda c: (_zeros(1, 16, c.audio_vae.mel_bins, c.audio_vae.in_channels),),
         begin=lambda c, params: latents.with_little_noise(params, c.z_channels),
+        split=("audio_vae", "audio_vae.encoder."),
     ),
     Part(
         "audio_decoder", "audio_vae", AudioVAEConfig, audio_decoder_names, ("audio_vae.decoder.",),
         network=_network(AudioDecoder),
         inputs=lambda c: (_zeros(1, 4, c.audio_vae.latent_bins, c.audio_vae.z_channels),),
+        split=("audio_vae", "audio_vae.decoder."),
     ),
     Part(
         "vocoder", "vocoder", VocoderConfig, vocoder_names, ("vocoder.",), network=_network(Vocoder),
         inputs=lambda c: (_zeros(1, 16, c.audio_vae.mel_bins, 2),),
         begin=lambda c, params: params | {"generator": generator.quiet(params["generator"])},
+        split=("audio_vae", "vocoder."),
     ),
     *(
         Part(
@@ -228,10 +242,12 @@ PARTS: tuple[Part, ...] = (
     Part(
         "video_statistics", "video_vae", VideoVAEConfig, _statistics_names,
         ("vae.per_channel_statistics.", "per_channel_statistics."), width=lambda c: c.latent_channels,
+        split=("video_vae", "per_channel_statistics."),
     ),
     Part(
         "audio_statistics", "audio_vae", AudioVAEConfig, _statistics_names, ("audio_vae.per_channel_statistics.",),
         width=lambda c: c.token_width,
+        split=("audio_vae", "audio_vae.per_channel_statistics."),
     ),
 )  # fmt: skip
 

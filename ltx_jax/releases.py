@@ -11,6 +11,8 @@ from typing import Any
 
 from ltx_jax.errors import UserError, require
 from ltx_jax.models.text.config import text_config
+from ltx_jax.models.text.duration import DurationConfig
+from ltx_jax.models.upsampler import UpsamplerConfig
 from ltx_jax.parts import Configs, configs_from_official
 
 # The phrases of the published default negative prompt (spec sampling.md 11).
@@ -62,11 +64,15 @@ class SamplingDefaults:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Release(Configs):
-    """One member of the model family: the configuration of every part, and the sampling defaults."""
+    """One member of the model family: the configuration of every part, and the sampling defaults.
+
+    split: published as a file per component, not as one of all parts and a folder of the text encoder.
+    """
 
     name: str
     version: str
     sampling: SamplingDefaults = SamplingDefaults()
+    split: bool = False
 
     def __post_init__(self):
         dit, video = self.transformer, self.video_vae
@@ -312,6 +318,28 @@ RELEASES: dict[str, Callable[[], Release]] = {
     ),
     "ltx2_5_22b": lambda: _build(  # the convolutional video VAE
         "ltx2_5_22b", "2.5.0", _TRANSFORMER_2_5, _VIDEO_VAE_2_3, _VOCODER_2_3, _GEMMA4_12B,
-        sampling=SamplingDefaults(steps=30),
+        sampling=SamplingDefaults(steps=30), split=True,
     ),
 }  # fmt: skip
+
+_SPATIAL_X2 = UpsamplerConfig(mid_channels=1024)
+_SPATIAL_X1_5 = UpsamplerConfig(mid_channels=1024, spatial_scale=1.5, rational_resampler=True)
+_TEMPORAL_X2 = UpsamplerConfig(
+    mid_channels=512, spatial_upsample=False, temporal_upsample=True, spatial_scale=1.0, rational_resampler=True
+)
+# Optional parts that are published with a release, each in a file of its own (spec video_vae.md 9, transformer.md 13).
+COMPANIONS: dict[str, tuple[dict[str, Any], ...]] = {
+    "ltx2_19b": (
+        {
+            "spatial_upsampler": UpsamplerConfig(mid_channels=1024, rational_resampler=True),
+            "temporal_upsampler": _TEMPORAL_X2,
+        },
+    ),
+    "ltx2_3_22b": (
+        {"spatial_upsampler": _SPATIAL_X2, "temporal_upsampler": _TEMPORAL_X2},
+        {"spatial_upsampler": _SPATIAL_X1_5},
+    ),
+    "ltx2_5_22b": (
+        {"spatial_upsampler": _SPATIAL_X2, "temporal_upsampler": _TEMPORAL_X2, "duration_head": DurationConfig()},
+    ),
+}

@@ -70,6 +70,17 @@ def to_official(names: Iterable[Name], params: Mapping[str, Any], prefix: str = 
     return tensors
 
 
+def official_shapes(names: Iterable[Name], shapes: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Shapes of the official tensors, in the order of `names`, from those of our tree (of anything with a shape)."""
+    found: dict[str, tuple[int, ...]] = {}
+    for name in names:
+        shape = tuple(_get(shapes, name.path).shape)[name.layers is not None :]
+        if name.axes is not None:
+            shape = tuple(shape[i] for i in np.argsort(name.axes))
+        found |= dict.fromkeys(name.officials(), shape)
+    return found
+
+
 def _insert(tree: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
     for key in path[:-1]:
         tree = tree.setdefault(key, {})

@@ -1,0 +1,65 @@
+"""The official tensors of a model with their shapes: inferred from the networks, nothing is allocated."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+
+from ltx_jax.bundle import abstract_parts, make_networks
+from ltx_jax.names import official_shapes
+from ltx_jax.names.connectors import FEATURES_PREFIX
+from ltx_jax.names.towers import tower_shapes
+from ltx_jax.parallel.mesh import MeshConfig, make_mesh
+from ltx_jax.parts import Part, find_part, parts_of
+from ltx_jax.releases import COMPANIONS, Release
+
+Shape = tuple[int, ...]
+
+
+class Tensor(NamedTuple):
+    """One official tensor: where it lies (see `Part.file` and `Part.split`), its part, whole name and shape."""
+
+    file: str
+    part: str
+    name: str
+    shape: Shape
+
+
+@functools.lru_cache(maxsize=64)
+def part_shapes(release: Release, part: str) -> dict[str, Shape]:
+    """Shapes of a part's official tensors, by name without prefix."""
+    networks = make_networks(release)
+    with jax.set_mesh(make_mesh(MeshConfig(), jax.local_devices()[:1])):
+        shapes, _ = abstract_parts(networks, [part])
+    return official_shapes(find_part(release, part).names_of(release), shapes[part])
+
+
+def place_of(part: Part, official: str, split: bool) -> tuple[str, str]:
+    """File and whole name of the tensor `official` (without prefix) of a part, in one file or in split ones."""
+    if split and official.startswith(FEATURES_PREFIX):  # of the connectors' part, but it lies beside the text encoder
+        return "text_encoder", official
+    file, prefix = part.component if split else (part.file, part.prefixes[0])
+    return file, prefix + official
+
+
+def official_tensors(release: Release) -> Iterator[Tensor]:
+    """Every tensor of the files that make up a release, in the layout that it is published in.
+
+    The text encoder's towers and the optional parts that are published with the release are among them. An upsampler
+    is published in one or two sizes, whose files have equal names.
+    """
+    for part in parts_of(release):
+        yield from _tensors(release, part)
+        if part.name == "text":
+            yield from (Tensor(part.file, "towers", *entry) for entry in tower_shapes(release.text).items())
+    for companions in COMPANIONS.get(release.name, ()):
+        with_them = dataclasses.replace(release, **companions)
+        yield from (t for name in companions for t in _tensors(with_them, find_part(with_them, name)))
+
+
+def _tensors(release: Release, part: Part) -> Iterator[Tensor]:
+    for official, shape in part_shapes(release, part.name).items():
+        file, name = place_of(part, official, release.split)
+        yield Tensor(file, part.name, name, shape)
