@@ -16,6 +16,7 @@ from ltx_jax.config import from_mapping, to_mapping
 from ltx_jax.data.config import DataConfig
 from ltx_jax.errors import require
 from ltx_jax.parallel.mesh import MeshConfig
+from ltx_jax.parts import OPTIONAL, Configs
 from ltx_jax.releases import Release, first_difference, release
 from ltx_jax.training.config import TrainingConfig
 
@@ -92,8 +93,11 @@ def _optional_type(hint: Any) -> type:
 
 
 def check_same_model(wanted: Release, found: Release, where: str) -> None:
-    """Raise UserError naming the first setting in which the model at `where` differs from the config's."""
-    fields = [f.name for f in dataclasses.fields(Release) if f.name not in ("name", "version", "sampling")]
+    """Raise UserError naming the first setting in which the model at `where` differs from the config's.
+
+    Optional parts are a matter of the files alone.
+    """
+    fields = [f.name for f in dataclasses.fields(Configs) if f.name not in OPTIONAL]
     what = first_difference(wanted, found, fields)
     require(
         what is None,

@@ -103,8 +103,8 @@ class Part:
 
     names: its tensors' official names, of its configuration. prefixes: what stands before them in a file, tried in
     order (split files drop the first component); the first one is written. split: the file, and the prefix there, of a
-    release that is published as a file per component; None is the same as `file`. network: made from the configuration, with
-    `dtype`, `param_dtype` and the platform of the devices. inputs: the smallest that the network takes, of all
+    release that is published as a file per component; None is the same as `file`. network: made from the configuration,
+    with `dtype`, `param_dtype` and the platform of the devices. inputs: the smallest that the network takes, of all
     configurations. begin: changes random parameters before training. width: of statistics, a part without a network
     whose parameters are {"mean", "std"}, float32 (width,).
     """
