@@ -6,6 +6,7 @@ from typing import Literal
 from ltx_jax.diffusion.objectives import SigmaConfig
 from ltx_jax.errors import require
 from ltx_jax.models.dit.transformer import Remat
+from ltx_jax.training.autoencoders.adversarial import AdversarialConfig
 from ltx_jax.training.guard import GuardConfig
 from ltx_jax.training.lora import LoRAConfig
 from ltx_jax.training.modes import Condition, StreamMode, WeightedMode, parse_mixture
@@ -64,6 +65,11 @@ class StageConfig:
         )
         object.__setattr__(self, "optimizer", dataclasses.replace(self.optimizer, steps=self.steps))
 
+    @property
+    def other_optimizers(self) -> dict[str, OptimizerConfig]:
+        """Optimizers of parts that have their own, by part."""
+        return {}
+
 
 def _check_weights(config: StageConfig, *names: str) -> None:
     for name in names:
@@ -79,6 +85,7 @@ class VideoVAEStageConfig(StageConfig):
     window: frames of the random window of each batch that is trained on (1 + k times the time factor), None for whole
     clips; the networks are causal convolutions, so that short windows teach long clips at a fraction of the cost.
     statistics_batches: batches over which the latents' mean and standard deviation are measured at the end.
+    adversarial: a discriminator of patches beside the reconstruction, off by default.
     """
 
     steps: int = 3000
@@ -88,11 +95,17 @@ class VideoVAEStageConfig(StageConfig):
     kl_weight: float = 1e-5
     window: int | None = None
     statistics_batches: int = 32
+    adversarial: AdversarialConfig = AdversarialConfig()
 
     def __post_init__(self):
         super().__post_init__()
         _check_weights(self, "square_weight", "gradient_weight", "kl_weight")
         require(self.statistics_batches >= 1, f"statistics_batches must be at least 1, not {self.statistics_batches}.")
+
+    @property
+    def other_optimizers(self) -> dict[str, OptimizerConfig]:
+        """That of the discriminator."""
+        return {"video_discriminator": dataclasses.replace(self.adversarial.optimizer, steps=self.steps)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +116,7 @@ class AudioVAEStageConfig(StageConfig):
     (the squared error of the samples) only teaches where the mel determines the phase, as in the toy world.
     window: mel frames of the random window of each batch that the autoencoder is trained on (1 + 4 k), None for whole
     clips. segment: mel frames of the random crops that the vocoder learns from. statistics_batches: as for video.
+    adversarial: discriminators of the vocoder's waveform by period and by resolution, off by default.
     """
 
     steps: int = 3000
@@ -114,12 +128,18 @@ class AudioVAEStageConfig(StageConfig):
     window: int | None = None
     segment: int = 48
     statistics_batches: int = 32
+    adversarial: AdversarialConfig = AdversarialConfig()
 
     def __post_init__(self):
         super().__post_init__()
         _check_weights(self, "kl_weight", "stft_weight", "mel_weight", "waveform_weight")
         require(self.segment >= 16, f"The vocoder's segment must be at least 16 mel frames, not {self.segment}.")
         require(self.statistics_batches >= 1, f"statistics_batches must be at least 1, not {self.statistics_batches}.")
+
+    @property
+    def other_optimizers(self) -> dict[str, OptimizerConfig]:
+        """That of the discriminators."""
+        return {"wave_discriminator": dataclasses.replace(self.adversarial.optimizer, steps=self.steps)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,7 @@ Each optimizer clips by the global norm first, and takes its rate from the sched
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import jax
@@ -120,11 +121,19 @@ class OptimizerConfig:
         )
 
 
-def make_optimizer(config: OptimizerConfig, axes: Any) -> optax.GradientTransformation:
+def make_optimizer(
+    config: OptimizerConfig, axes: Any, others: Mapping[str, OptimizerConfig] | None = None
+) -> optax.GradientTransformation:
     """Clip by global norm, then the update of the named optimizer at the scheduled rate, weight decay decoupled.
 
     axes: logical axes of the parameters, a tree of tuples; muon reads from them which are kernels of stacked layers.
+    others: optimizers of parts that have their own, where these are among the parameters: each clips by its own norm.
     """
+    apart = {part: other for part, other in (others or {}).items() if part in axes}
+    if apart:
+        rest = {part: names for part, names in axes.items() if part not in apart}
+        made = {part: make_optimizer(other, {part: axes[part]}) for part, other in apart.items()}
+        return _by_part(made, make_optimizer(config, rest))
     rate = lambda step: learning_rate(config, step)
     clip, dtype = clip_by_global_norm(config.max_grad_norm), jnp.dtype(config.first_moment)
     if config.name == "muon":
@@ -142,6 +151,28 @@ def make_optimizer(config: OptimizerConfig, axes: Any) -> optax.GradientTransfor
         scale = adam if config.second_moment == "float32" else _store_second_moment(adam, jnp.bfloat16)
     decay = optax.add_decayed_weights(config.weight_decay)
     return optax.chain(clip, scale, decay, optax.scale_by_learning_rate(rate))
+
+
+def _by_part(
+    apart: Mapping[str, optax.GradientTransformation], rest: optax.GradientTransformation
+) -> optax.GradientTransformation:
+    """An optimizer for each of some parts, and one for all others together; trees are dicts by part."""
+
+    def split(tree: Any) -> dict[str, Any]:
+        return {part: {part: tree[part]} for part in apart} | {
+            "rest": {part: x for part, x in tree.items() if part not in apart}
+        }
+
+    optimizers = {**apart, "rest": rest}
+
+    def update(updates, state, params=None):
+        given, parameters = split(updates), split(params)
+        done = {name: o.update(given[name], state[name], parameters[name]) for name, o in optimizers.items()}
+        merged = {part: x for changed, _ in done.values() for part, x in changed.items()}
+        return {part: merged[part] for part in updates}, {name: state for name, (_, state) in done.items()}
+
+    init = lambda params: {name: optimizers[name].init(part) for name, part in split(params).items()}
+    return optax.GradientTransformation(init, update)
 
 
 def _store_second_moment(adam: optax.GradientTransformation, dtype: Any) -> optax.GradientTransformation:

@@ -34,6 +34,7 @@ from ltx_jax.parallel.multihost import barrier, first_decides, is_first, local_m
 from ltx_jax.parallel.program import place, replicated_like
 from ltx_jax.parts import parts_of
 from ltx_jax.releases import Release
+from ltx_jax.training.autoencoders.adversarial import DISCRIMINATORS
 from ltx_jax.training.autoencoders.objectives import check_audio_stage, check_video_stage
 from ltx_jax.training.autoencoders.stage import STATISTICS, statistics, vae_stage
 from ltx_jax.training.config import STAGES, StageConfig, StageName, TrainingConfig
@@ -111,7 +112,7 @@ def _train_stage(
     state = run_stage(stage, folder)
 
     # --- weights ----------------------------------------------------------------------------------------------------
-    weights = dict(state.weights)
+    weights = {part: params for part, params in state.weights.items() if part not in DISCRIMINATORS}
     if name in STATISTICS:
         measured = statistics(setting, name, stage, weights)
         weights[STATISTICS[name]] = place(measured, replicated_like(measured, setting.mesh))

@@ -16,6 +16,7 @@ from ltx_jax.models.text.tokenizer import Tokenizer
 from ltx_jax.parallel.program import Program, place
 from ltx_jax.parts import config_names
 from ltx_jax.releases import Release
+from ltx_jax.training.autoencoders.adversarial import DISCRIMINATORS
 from ltx_jax.training.autoencoders.objectives import AUDIO_PARTS, VIDEO_PARTS
 from ltx_jax.training.config import StageName, TrainingConfig
 from ltx_jax.training.dit.objective import DIT_PARTS
@@ -59,19 +60,21 @@ def make_initializer(
 ) -> Callable[[], TrainState]:
     """The maker of a stage's first state: parameters of `random`, or those of `start` where it is given.
 
-    `start` may hold more than the stage trains, by part: what stays frozen, or is measured when a stage has ended.
-    axes: logical axes of the trained parameters.
+    `start` may hold more than the stage trains, by part: what stays frozen, or is measured when a stage has ended. A
+    discriminator begins at random, since no model keeps one. axes: logical axes of the trained parameters.
     """
     config, abstract = setting.config.stage(name), program.arguments["state"]
-    optimizer = make_optimizer(config.optimizer, axes)
+    optimizer = make_optimizer(config.optimizer, axes, config.other_optimizers)
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
+    given = [part for part in abstract.params if start is not None and part not in DISCRIMINATORS]
+    drawn = [part for part in abstract.params if part not in given]
 
     def initialize() -> TrainState:
         with jax.set_mesh(setting.mesh):
-            if start is None:
-                params = jax.jit(random, out_shardings=shardings.params)()
-            else:
-                params = place({part: start[part] for part in abstract.params}, abstract.params)
+            some = lambda tree, parts: {part: tree[part] for part in parts}
+            params = place(some(start, given), some(abstract.params, given))
+            if drawn:
+                params |= jax.jit(lambda: some(random(), drawn), out_shardings=some(shardings.params, drawn))()
             make = functools.partial(initial_state, optimizer=optimizer, config=config)
             return jax.jit(make, out_shardings=shardings)(params)
 

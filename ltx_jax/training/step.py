@@ -50,7 +50,7 @@ def make_train_program(
     the mesh's devices need not exist. A step whose loss or gradients are refused (training/guard.py) returns the state
     as it was, and says so in the metric `skipped`.
     """
-    optimizer = make_optimizer(config.optimizer, axes)
+    optimizer = make_optimizer(config.optimizer, axes, config.other_optimizers)
     state = abstract_state(shapes, axes, optimizer, config, mesh)
     shardings = jax.tree.map(lambda x: x.sharding, state)
 

@@ -1,16 +1,31 @@
 """Adversarial terms: which parameters each part teaches, when they begin, and what the adaptive weight balances."""
 
+import functools
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import one_device, save_tiny_model, tiny_release
 
+from ltx_jax.checkpoints.orbax import load_weights
+from ltx_jax.data.config import DataConfig
+from ltx_jax.data.raw.source import open_source
 from ltx_jax.errors import UserError
 from ltx_jax.models.audio_vae.discriminator import WaveDiscriminator
 from ltx_jax.models.layers import init_params
 from ltx_jax.models.video_vae.discriminator import VideoDiscriminator
 from ltx_jax.parallel.mesh import MeshConfig, make_mesh
+from ltx_jax.training import run as runs
+from ltx_jax.training.autoencoders import adversarial
 from ltx_jax.training.autoencoders.adversarial import AdversarialConfig, adaptive_weight, adversarial_terms
+from ltx_jax.training.autoencoders.stage import PARTS, STATISTICS, vae_stage
+from ltx_jax.training.config import AudioVAEStageConfig, TrainingConfig, VideoVAEStageConfig
+from ltx_jax.training.loop import run_stage
+from ltx_jax.training.metrics import read_metrics
+from ltx_jax.training.optimizer import OptimizerConfig
+from ltx_jax.training.setting import Setting
 
 TRUTH = jax.random.normal(jax.random.key(0), (4, 8))
 
@@ -51,7 +66,7 @@ def test_the_adversary_pushes_as_hard_as_the_reconstruction_times_its_weight():
         config = AdversarialConfig(weight, feature_weight=0.0)
         push = jax.grad(lambda x, c=config: total(c, PARAMS, x, 0))(output)
         assert size(push) == pytest.approx(weight * size(jax.grad(mse)(output)), rel=1e-4)
-    assert float(adaptive_weight(mse, lambda x: 0 * jnp.sum(x), output)) == 1e4
+    assert float(adaptive_weight(jax.grad(mse)(output), 0 * output)) == 1e4
 
 
 def test_nothing_happens_before_the_start():
@@ -99,6 +114,49 @@ def test_wave_discriminators_look_by_period_and_by_resolution():
     other = network.apply({"params": params}, wave.at[:, :, ::5].set(0))[1]
     changed = np.abs(np.asarray(other[0] - judged[1][0])).max((0, 1, 3)) > 0
     assert changed.tolist() == [True, False, False, False, False]
+
+
+ADAM = OptimizerConfig(learning_rate=1e-3)
+BOTH = AdversarialConfig(0.5, start=1, base=4, optimizer=ADAM)
+COMMON = {"steps": 4, "batch_size": 2, "checkpoint_every": 2, "log_every": 1, "sample_every": 0, "ema_decay": 0.0,
+          "optimizer": ADAM, "statistics_batches": 1, "adversarial": BOTH}  # fmt: skip
+STAGES = {"video_vae": VideoVAEStageConfig(**COMMON), "audio_vae": AudioVAEStageConfig(segment=16, **COMMON)}
+LESS = {"layers": 1, "periods": (2,), "resolutions": ((256, 64),)}
+DATA = DataConfig(frames=5, height=16, width=16, size=4)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A trained model, as far as --init_from can tell; it has no discriminators."""
+    return save_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.mark.parametrize("name, part", [("video_vae", "video_discriminator"), ("audio_vae", "wave_discriminator")])
+def test_both_groups_learn_and_resume_bit_for_bit_and_the_model_keeps_one(tmp_path, monkeypatch, model, name, part):
+    """Two optimizers in one step and in the checkpoint: two steps and two more are four; the weights lack one group."""
+    for kind, less in (("VideoDiscriminator", {"levels": 1}), ("WaveDiscriminator", LESS)):  # less to compile
+        monkeypatch.setattr(adversarial, kind, functools.partial(getattr(adversarial, kind), **less))
+    training, whole, half = TrainingConfig(**{name: STAGES[name]}), tmp_path / "whole", tmp_path / "half"
+    train = lambda folder: runs.train(tiny_release(), training, DATA, one_device(), folder, (name,), init_from=model)
+    train(whole)
+    shutil.copytree(whole, half)
+    for gone in ("checkpoints/4", "weights"):
+        shutil.rmtree(half / name / gone)
+    (half / name / "finished.json").unlink()
+    train(half)
+
+    setting = Setting(tiny_release(), training, DATA, one_device(), tmp_path)
+    stage = vae_stage(setting, name, open_source(DATA), None)
+    end, again = (run_stage(stage, folder / name) for folder in (whole, half))  # nothing is left to do: it is read
+    pairs = zip(jax.tree.leaves(end), jax.tree.leaves(again), strict=True)
+    assert all(np.array_equal(a, b) for a, b in pairs) and set(end.opt_state) == {part, "rest"}
+    kept = load_weights(whole / name / "weights", None)
+    assert set(kept) == {*PARTS[name], STATISTICS[name]} == {*end.params, STATISTICS[name]} - {part}
+
+    rows = read_metrics(whole / name / "metrics.jsonl")
+    assert "discriminator" not in rows[0] and rows[0][f"grad_norm_{part}"] == 0  # a step of reconstruction alone
+    positive = ("discriminator", "adversarial_weight", f"grad_norm_{part}")
+    assert all(row[figure] > 0 for row in rows[1:] for figure in positive)
 
 
 def test_negative_weights_are_refused():

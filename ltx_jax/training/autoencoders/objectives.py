@@ -1,8 +1,8 @@
 """Objectives of the two autoencoders and of the vocoder, and the statistics of their latents.
 
 No losses are published for these networks; the ones here are ours: L1 on what is seen or heard, differences at
-several scales against blur, a small KL divergence. Adversarial terms come later. Letters: B batch, F/h/w frames and
-pixels, C channels, M mel frames, L samples of a waveform.
+several scales against blur, a small KL divergence, and adversarial terms where a discriminator is trained along.
+Letters: B batch, F/h/w frames and pixels, C channels, M mel frames, L samples of a waveform.
 """
 
 import dataclasses
@@ -22,6 +22,7 @@ from ltx_jax.models.audio_vae.mel import log_mel, stft_magnitude
 from ltx_jax.models.latents import clip_log_variance, sample_latents
 from ltx_jax.releases import Release
 from ltx_jax.rng import named_key, normal
+from ltx_jax.training.autoencoders.adversarial import adversarial_terms
 from ltx_jax.training.config import AudioVAEStageConfig, VideoVAEStageConfig
 from ltx_jax.training.step import Metrics, Microbatch, completed, sample_keys
 
@@ -51,13 +52,26 @@ class VideoVAEObjective:
         mean, log_variance = self.networks.apply(params, "video_encoder", video)
         latents = reparameterize(mean, log_variance, sample_keys(self.seed, "video_vae", at, video.shape[0]))
         output = self.networks.apply(params, "video_decoder", latents).astype(jnp.float32)
-        l1, gradient = jnp.mean(jnp.abs(output - video)), gradient_loss(output, video)
         kl = jnp.mean(kl_divergence(mean, log_variance))
-        c, square = self.config, jnp.mean(jnp.square(output - video))
-        loss = l1 + c.square_weight * square + c.gradient_weight * gradient + c.kl_weight * kl
+        loss, terms = self._reconstruction(output, video)
         error = jnp.mean(jnp.square(jnp.clip(output, -1, 1) - video))  # of a range of 2
-        psnr = 10 * jnp.log10(4 / jnp.maximum(error, 1e-10))
-        return loss, {"l1": l1, "square": square, "gradient": gradient, "kl": kl, "psnr": psnr}
+        terms |= {"kl": kl, "psnr": 10 * jnp.log10(4 / jnp.maximum(error, 1e-10))}
+        loss = loss + self.config.kl_weight * kl
+        if "video_discriminator" in params:
+            judge = lambda of, x: [[self.networks.apply({"video_discriminator": of}, "video_discriminator", x)]]
+            more, figures = adversarial_terms(
+                judge, params["video_discriminator"], output, video, lambda x: self._reconstruction(x, video)[0],
+                completed(at), self.config.adversarial,
+            )  # fmt: skip
+            loss, terms = loss + more, terms | figures
+        return loss, terms
+
+    def _reconstruction(self, output: Array, video: Array) -> tuple[Array, Metrics]:
+        """The weighted sum of what is compared with the truth, and its terms."""
+        l1, gradient = jnp.mean(jnp.abs(output - video)), gradient_loss(output, video)
+        c, square = self.config, jnp.mean(jnp.square(output - video))
+        loss = l1 + c.square_weight * square + c.gradient_weight * gradient
+        return loss, {"l1": l1, "square": square, "gradient": gradient}
 
     def _window(self, video: Array, step: Array) -> Array:
         """The frames to train on, (B, window, h, w, 3): one start for the whole batch."""
@@ -101,14 +115,28 @@ class AudioVAEObjective:
         terms = {
             "mel": per_sample(jnp.abs(output[:, :frames] - mel[:, :frames])),
             "kl": per_sample(kl_divergence(mean, log_variance)),
-        } | self._vocoder_terms(params, waveform, whole, at)
-        means = {name: jnp.sum(weight * jnp.where(weight > 0, term, 0)) for name, term in terms.items()}
+        }
+        heard, truth = self._vocoder_pair(params, waveform, whole, at)
+        means = _weighted_means(terms | self._vocoder_terms(heard, truth), weight)
+        loss = self._total(means)
+        if "wave_discriminator" in params:
+            judge = lambda of, x: self.networks.apply({"wave_discriminator": of}, "wave_discriminator", x)
+            given = (weight > 0)[:, None, None]  # clips without sound are silence on both sides, which teaches nothing
+            more, figures = adversarial_terms(
+                judge, params["wave_discriminator"], jnp.where(given, heard, 0), jnp.where(given, truth, 0),
+                lambda x: self._total(_weighted_means(self._vocoder_terms(x, truth), weight)), completed(at),
+                self.config.adversarial,
+            )  # fmt: skip
+            loss, means = loss + more, means | figures
+        return loss, means
+
+    def _total(self, means: dict[str, Array]) -> Array:
         c = self.config
         weights = {
             "mel": 1.0, "kl": c.kl_weight, "vocoder_stft": c.stft_weight, "vocoder_mel": c.mel_weight,
             "vocoder_waveform": c.waveform_weight,
         }  # fmt: skip
-        return sum((weights[n] * m for n, m in means.items()), jnp.float32(0)), means
+        return sum((weights[n] * m for n, m in means.items()), jnp.float32(0))
 
     @property
     def audio(self) -> AudioVAEConfig:
@@ -122,8 +150,8 @@ class AudioVAEObjective:
         start = jax.random.randint(key, (), 0, mel.shape[1] - size + 1)
         return jax.lax.dynamic_slice_in_dim(mel, start, size, axis=1)
 
-    def _vocoder_terms(self, params: Any, waveform: Array, mel: Array, at: Array | Microbatch) -> dict[str, Array]:
-        """Terms per sample, each (B,)."""
+    def _vocoder_pair(self, params: Any, waveform: Array, mel: Array, at: Array | Microbatch) -> tuple[Array, Array]:
+        """What the vocoder makes of a random segment of each true log-mel, and the truth: each (B, 2, samples)."""
         hop, segment = self.audio.hop_length, self.config.segment
         keys = sample_keys(self.seed, "vocoder", at, mel.shape[0])
         last = waveform.shape[-1] // hop - segment
@@ -131,7 +159,10 @@ class AudioVAEObjective:
         cut = lambda x, start, size, axis: jax.lax.dynamic_slice_in_dim(x, start, size, axis)
         mel = jax.vmap(lambda x, s: cut(x, s, segment, 0))(mel, starts)  # (B, segment, bins, 2)
         truth = jax.vmap(lambda x, s: cut(x, s * hop, segment * hop, 1))(waveform, starts)  # (B, 2, segment * hop)
-        output = self.networks.apply(params, "vocoder", mel).astype(jnp.float32)
+        return self.networks.apply(params, "vocoder", mel).astype(jnp.float32), truth
+
+    def _vocoder_terms(self, output: Array, truth: Array) -> dict[str, Array]:
+        """Terms per sample, each (B,)."""
         return {
             "vocoder_stft": stft_loss(output, truth),
             "vocoder_mel": per_sample(jnp.abs(log_mel(output, self.audio) - log_mel(truth, self.audio))),
@@ -198,6 +229,11 @@ def stft_loss(output: Array, target: Array) -> Array:
 def waveform_loss(output: Array, target: Array) -> Array:
     """Squared error in shares of the target's power; (B, 2, L) -> (B,). For sounds whose phase can be foretold."""
     return per_sample(jnp.square(output - target)) / (per_sample(jnp.square(target)) + WAVEFORM_FLOOR)
+
+
+def _weighted_means(terms: dict[str, Array], weight: Array) -> dict[str, Array]:
+    """Means of terms per sample (B,) over the samples of weight above zero; the others' values do not count at all."""
+    return {name: jnp.sum(weight * jnp.where(weight > 0, term, 0)) for name, term in terms.items()}
 
 
 def per_sample(x: Array) -> Array:

@@ -13,6 +13,7 @@ from ltx_jax.data.raw.item import Source, collate
 from ltx_jax.parallel.multihost import batch_share
 from ltx_jax.parallel.program import batch_like, place, replicated
 from ltx_jax.training.autoencoders import objectives as vae
+from ltx_jax.training.autoencoders.adversarial import make_adversary
 from ltx_jax.training.autoencoders.preview import audio_preview, video_preview
 from ltx_jax.training.config import StageName
 from ltx_jax.training.loop import Stage
@@ -26,12 +27,17 @@ STATISTICS: dict[StageName, str] = {"video_vae": "video_statistics", "audio_vae"
 def vae_stage(setting: Setting, name: StageName, source: Source, start: Params | None) -> Stage:
     """The stage `video_vae` or `audio_vae` on the clips of `source`. start: parameters to begin with, or None."""
     release, data, mesh, seed = setting.release, setting.data, setting.mesh, setting.config.seed
-    config, video, audio = setting.config.stage(name), setting.config.video_vae, setting.config.audio_vae
+    video, audio = setting.config.video_vae, setting.config.audio_vae
+    config = video if name == "video_vae" else audio
 
     # --- shapes: of the parameters, and of a batch ------------------------------------------------------------------
     networks = networks_on(mesh, release, config.dtype)
+    adversary = make_adversary(name, config.adversarial, networks.dtype, mesh.devices.flat[0].platform)
     with jax.set_mesh(mesh):
         shapes, axes = abstract_parts(networks, PARTS[name])
+        if adversary is not None:
+            shapes, axes = adversary.add_to(shapes, axes)
+            networks = networks.replaced(**{adversary.part: adversary.network})
     struct = lambda shape, dtype: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype)
     if name == "video_vae":
         vae.check_video_stage(release, video, data.frames)
@@ -44,7 +50,9 @@ def vae_stage(setting: Setting, name: StageName, source: Source, start: Params |
 
     # --- step -------------------------------------------------------------------------------------------------------
     program = make_train_program(objective, config, shapes, axes, {}, batch_like(batch, mesh), mesh)
-    random = lambda: initial_parts(networks, PARTS[name], seed)
+
+    def random() -> dict[str, Any]:
+        return initial_parts(networks, PARTS[name], seed) | (adversary.initial(seed) if adversary else {})
 
     # --- data -------------------------------------------------------------------------------------------------------
     share, shares = batch_share(mesh, config.batch_size)
