@@ -28,6 +28,7 @@ from ltx_jax.models.text.gemma4 import Gemma4
 from ltx_jax.models.upsampler import LatentUpsampler, UpsamplerConfig
 from ltx_jax.models.video_vae.config import VideoVAEConfig
 from ltx_jax.models.video_vae.decoder import VideoDecoder
+from ltx_jax.models.video_vae.diffusion_decoder import DiffusionVideoDecoder
 from ltx_jax.models.video_vae.encoder import VideoEncoder
 from ltx_jax.names import Name
 from ltx_jax.names.audio_vae import audio_decoder_names, audio_encoder_names
@@ -152,6 +153,22 @@ def _video_network(kind: Callable[..., nn.Module]) -> Callable[[Any, Any, Any, s
     )
 
 
+def _video_decoder(config: VideoVAEConfig, dtype: Any, param_dtype: Any, platform: str) -> nn.Module:
+    """The decoder that the configuration describes."""
+    if config.diffusion is not None:
+        return DiffusionVideoDecoder(config.diffusion, dtype, param_dtype)
+    return _video_network(VideoDecoder)(config, dtype, param_dtype, platform)
+
+
+def _video_latents(configs: Configs) -> tuple[np.ndarray, ...]:
+    """Latents, and for a diffusion decoder noise."""
+    vae, sizes = configs.video_vae, (2, 2, 2)
+    latents = _zeros(1, *sizes, vae.latent_channels)
+    if vae.diffusion is None:
+        return (latents,)
+    return latents, _zeros(1, *vae.diffusion.canvas(sizes), vae.diffusion.out_channels)
+
+
 def _zeros(*shape: int) -> np.ndarray:
     return np.zeros(shape, np.float32)  # of NumPy: shapes are also inferred under meshes whose devices do not exist
 
@@ -206,8 +223,7 @@ PARTS: tuple[Part, ...] = (
     ),
     Part(
         "video_decoder", "video_vae", VideoVAEConfig, video_decoder_names, ("vae.decoder.", "decoder."),
-        network=_video_network(VideoDecoder), inputs=lambda c: (_zeros(1, 2, 2, 2, c.video_vae.latent_channels),),
-        split=("video_vae", "decoder."),
+        network=_video_decoder, inputs=_video_latents, split=("video_vae", "decoder."),
     ),
     Part(
         "audio_encoder", "audio_vae", AudioVAEConfig, audio_encoder_names, ("audio_vae.encoder.",),

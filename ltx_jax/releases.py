@@ -180,6 +180,22 @@ _VIDEO_VAE_2_3 = {
         _by("compress_all"), _res(2),
     ],
 }  # fmt: skip
+# The encoder of 2.3, and the diffusion decoder in the place of the convolutional one.
+_VIDEO_VAE_2_5 = {
+    "_class_name": "CausalDiffusionVAE", "dims": 3, "model_output_type": "x0",
+    "encoder": {
+        "_class_name": "Encoder", "in_channels": 3, "out_channels": 128, "patch_size": 4,
+        "norm_layer": "pixel_norm", "latent_log_var": "constant", "spatial_padding_mode": "zeros",
+        "blocks": _VIDEO_VAE_2_3["encoder_blocks"],
+    },
+    "decoder": {
+        "_class_name": "NADiffusionDecoder", "in_channels": 128, "out_channels": 3, "patch_size": 4, "head_dim": 64,
+        "stage_channels": [2048, 1024, 512, 512, 256], "stage_depths": [4, 6, 4, 2, 8],
+        "stage_kernels": [[3, 7, 7], [3, 7, 7], [3, 5, 5], [3, 5, 5], [11, 11, 11]],
+        "upsamples": [[[1, 2, 2], 2], [[2, 1, 1], 2], [[2, 2, 2], 1], [[2, 2, 2], 2]],
+        "stage5_kernel": [11, 11, 11], "timestep_scale_multiplier": 1000.0, "default_num_inference_steps": 1,
+    },
+}  # fmt: skip
 _VIDEO_VAE_TOY = {
     **_VIDEO_VAE,
     "latent_channels": 32, "decoder_base_channels": 64, "spatial_padding_mode": "zeros",
@@ -316,7 +332,7 @@ RELEASES: dict[str, Callable[[], Release]] = {
     "ltx2_3_22b": lambda: _build(
         "ltx2_3_22b", "2.3.0", _TRANSFORMER_2_3, _VIDEO_VAE_2_3, _VOCODER_2_3, sampling=SamplingDefaults(steps=30)
     ),
-    "ltx2_5_22b": lambda: _build(  # the convolutional video VAE
+    "ltx2_5_22b": lambda: _build(
         "ltx2_5_22b", "2.5.0", _TRANSFORMER_2_5, _VIDEO_VAE_2_3, _VOCODER_2_3, _GEMMA4_12B,
         sampling=SamplingDefaults(steps=30), split=True,
     ),

@@ -20,6 +20,7 @@ AREAS = {
     "dit": "ltx_jax.conformance.dit",
     "text": "ltx_jax.conformance.text",
     "video_vae": "ltx_jax.conformance.video_vae",
+    "video_vae.diffusion_decode": "ltx_jax.conformance.diffusion_decoder",
     **{name: "ltx_jax.conformance.upsampler" for name in ("upsampler", "diffusion.upsample_wrap")},
     "audio_vae": "ltx_jax.conformance.audio_vae",
     "audio": "ltx_jax.conformance.audio",

@@ -23,14 +23,15 @@ from ltx_jax.models.video_vae.blocks import AttnBlock, DepthToSpaceUpsample, Res
 from ltx_jax.models.video_vae.config import VideoVAEConfig
 from ltx_jax.models.video_vae.conv import CausalConv3d
 from ltx_jax.models.video_vae.decoder import DECODE_NOISE_SCALE, VideoDecoder, mix_decode_noise
+from ltx_jax.models.video_vae.diffusion_config import DiffusionDecoderConfig
 from ltx_jax.models.video_vae.encoder import VideoEncoder, crop_frames, split_moments
 from ltx_jax.models.video_vae.layers import Settings, patchify, unpatchify
 from ltx_jax.models.video_vae.neighbourhood import NeighbourhoodAttention
 from ltx_jax.names import to_tree
+from ltx_jax.names.diffusion_decoder import neighbourhood_names
 from ltx_jax.names.video_vae import (
     attn_names,
     conv_names,
-    neighbourhood_names,
     resnet_names,
     video_decoder_names,
     video_encoder_names,
@@ -147,7 +148,7 @@ def _neighbourhood(case: Case) -> Outputs:
         q, k, v = (case.inputs[name] for name in ("q", "k", "v"))
         call = lambda *a: neighbourhood_attention(*a, window, c.get("scale", 1.0))  # type: ignore[arg-type]
         return {"out": np.asarray(jax.jit(call)(q, k, v))}
-    params = to_tree(neighbourhood_names("", ()), case.weights)
+    params = to_tree(neighbourhood_names("", ("heads",), ("proj",)), case.weights)
     split = tuple(c["rope_dim_split"]) if c.get("rope_dim_split") else None
     layer = NeighbourhoodAttention(window, c["head_dim"], c.get("rope_base", 10000.0), split)  # type: ignore[arg-type]
     return {"out": np.asarray(jax.jit(layer.apply)({"params": params}, case.inputs["x"]))}
@@ -175,11 +176,11 @@ def _decode(case: Case) -> Outputs:
     timestep = case.inputs.get("timestep")
     if timestep is None and config.timestep_conditioning and "decode_timestep" in case.config:
         timestep = np.full(latents.shape[0], case.config["decode_timestep"], np.float32)
-    return {"video": _run(VideoDecoder(config), params, latents, timestep, _noises(case.inputs))}
+    return {"video": _run(VideoDecoder(config), params, latents, timestep, recorded_noises(case.inputs))}
 
 
-def _noises(inputs: Mapping[str, np.ndarray]) -> Sequence[np.ndarray] | None:
-    """noise_1, noise_2, ... in this order."""
+def recorded_noises(inputs: Mapping[str, np.ndarray]) -> Sequence[np.ndarray] | None:
+    """noise_0, noise_1, ... in this order; None where there are none."""
     numbers = sorted(int(k.removeprefix("noise_")) for k in inputs if k.removeprefix("noise_").isdigit())
     return [inputs[f"noise_{i}"] for i in numbers] or None
 
@@ -224,7 +225,8 @@ _SPLITS: dict[str, Callable[..., list[Interval]]] = {
 _PLANS = {"decode": tiling.decode_plan, "encode": tiling.encode_plan, "identity": tiling.identity_plan}
 
 
-def _case_tiling(case: Case) -> tiling.Tiling:
+def case_tiling(case: Case) -> tiling.Tiling:
+    """The tiling that the config of `case` declares."""
     tiles = case.config["tiles"]
     pairs = {axis: tuple(tiles[axis]) if tiles.get(axis) else None for axis in tiling.AXES}
     return tiling.Tiling(kind=case.config["tiling"], **pairs)
@@ -232,10 +234,13 @@ def _case_tiling(case: Case) -> tiling.Tiling:
 
 def _tile_plan(case: Case) -> Outputs:
     c = case.config
-    if c["op"] not in _PLANS:
+    if c["op"] == "diffusion":
+        plan, more = _cell_plan(case)
+    elif c["op"] in _PLANS:
+        factors = (c["scale_factors"][0], c["scale_factors"][1], c["scale_factors"][2])
+        plan, more = _PLANS[c["op"]](case.inputs["latent_fhw"].tolist(), case_tiling(case), factors), {}
+    else:
         raise UserError(f"Tile plans of the operation '{c['op']}' are not known yet.")
-    factors = (c["scale_factors"][0], c["scale_factors"][1], c["scale_factors"][2])
-    plan = _PLANS[c["op"]](case.inputs["latent_fhw"].tolist(), _case_tiling(case), factors)
     outputs = {
         f"mask_{axis}_{i}": tile.mask
         for axis, tiles in zip("thw", plan.axes, strict=True)
@@ -244,7 +249,28 @@ def _tile_plan(case: Case) -> Outputs:
     for name, side in (("in_coords", "source"), ("out_coords", "target")):
         rows = [[end for tile in tiles for end in getattr(tile, side)] for tiles in plan.tiles()]
         outputs[name] = np.array(rows)
-    return outputs
+    return outputs | more
+
+
+def _cell_plan(case: Case) -> tuple[tiling.TilePlan, Outputs]:
+    """The plan of a diffusion decoder, of which the case says what its tiles depend on."""
+    said = case.config["decoder"]
+    strides = [tuple(stride) for stride in said["strides"][:-1]] + [tuple(said["upsample3_stride"])]
+    stages = len(strides) + 1
+    config = DiffusionDecoderConfig(
+        patch_size=said["patch_size"], stage_channels=(64,) * stages, upsamples=tuple((s, 1) for s in strides),
+        stage_depths=(*(1,) * (stages - 2), said["stage4_depth"], said["stage5_depth"]),
+        stage_kernels=(*((1, 1, 1),) * (stages - 2), tuple(said["stage4_kernel"]), (1, 1, 1)),
+        stage5_kernel=tuple(said["stage5_kernel"]),
+    )  # fmt: skip
+    grid = config.grid(case.inputs["latent_fhw"].tolist())
+    plan = tiling.cell_plan(grid, case_tiling(case), config.cell, config.tile_overlap, config.least_tile)
+    return plan, {
+        "tile_halos": np.array(config.halos),
+        "tile_min_sizes": np.array(config.least_tile),
+        "stage4_thw": np.array(grid),
+        "min_overlap_t_hw": np.array(config.tile_overlap[:2]),
+    }
 
 
 def _tiled_decode(case: Case) -> Outputs:
@@ -253,7 +279,7 @@ def _tiled_decode(case: Case) -> Outputs:
     decoder = VideoDecoder(config)
     decode = jax.jit(lambda z: decoder.apply({"params": params}, statistics.denormalize(z, values)))
     latents = channels_last(case.inputs["latent"])
-    chunks = list(tiling.tiled_decode(decode, latents, _case_tiling(case), config.decoder_factors))
+    chunks = list(tiling.tiled_decode(decode, latents, case_tiling(case), config.decoder_factors))
     video = np.concatenate(chunks, axis=1)
     return {
         "video": channels_first(video),
@@ -268,7 +294,7 @@ def _tiled_encode(case: Case) -> Outputs:
     encoder = VideoEncoder(config)
     encode = jax.jit(lambda v: statistics.normalize(encoder.apply({"params": params}, v)[0], values))  # type: ignore
     video = channels_last(case.inputs["video"])
-    results = {"latent": _case_tiling(case), "untiled": None}
+    results = {"latent": case_tiling(case), "untiled": None}
     return {
         name: channels_first(tiling.tiled_encode(encode, video, how, config.encoder_factors))
         for name, how in results.items()

@@ -46,8 +46,8 @@ class Tiling:
         untiled = (None, (0, 0), (1, 0))[: 2 if self.kind == "size" else 3]
         return {axis: pair for axis in AXES if (pair := getattr(self, axis)) not in untiled}
 
-    def split(self, axis: str, length: int, factor: int, causal: bool) -> list[Interval]:
-        """Intervals of the `length` latent cells of `axis`. Raises UserError when the tiling does not fit."""
+    def split(self, axis: str, length: int, factor: int, causal: bool, least: int | None = None) -> list[Interval]:
+        """Intervals of the `length` latent cells of `axis`, of at least `least`. Raises UserError where none fit."""
         pair = self.tiled_axes().get(axis)
         if pair is None:
             return [Interval(0, length)]
@@ -57,9 +57,9 @@ class Tiling:
                 count <= length and overlap <= length - count,
                 f"{length} latent cells of {axis} cannot be cut into {count} tiles with overlap {overlap}: use fewer.",
             )
-            intervals = by_count(length, count, overlap)
+            intervals = by_count(length, count, overlap, least)
         else:
-            intervals = by_size(length, *self._latent_size(axis, factor))
+            intervals = by_size(length, *self._latent_size(axis, factor), least)
         return with_sacrificial_start(intervals) if causal else intervals
 
     def _latent_size(self, axis: str, factor: int) -> tuple[int, int]:
@@ -93,6 +93,9 @@ class AxisTile:
     mask: np.ndarray
 
 
+Tile = tuple[AxisTile, AxisTile, AxisTile]  # (time, height, width)
+
+
 @dataclasses.dataclass(frozen=True)
 class TilePlan:
     """The tiles of each axis (time, height, width); the tiles of the grid are their product, time slowest."""
@@ -109,9 +112,9 @@ class TilePlan:
         """Cells or pixels of the result (time, height, width)."""
         return tuple(max(t.target[1] for t in tiles) for tiles in self.axes)
 
-    def tiles(self) -> Iterator[tuple[AxisTile, ...]]:
-        """(time, height, width) tiles in processing order."""
-        return itertools.product(*self.axes)
+    def tiles(self) -> Iterator[Tile]:
+        """The tiles in processing order."""
+        return itertools.product(*self.axes)  # type: ignore[return-value]
 
 
 def largest_tile(plan: TilePlan) -> tuple[int, ...]:
@@ -153,6 +156,33 @@ def encode_plan(shape: Sequence[int], tiling: Tiling, factors: Factors) -> TileP
     return TilePlan(tuple(axes))
 
 
+def cell_plan(
+    grid: Sequence[int], tiling: Tiling, cell: Factors, overlap: Sequence[int], least: Sequence[int]
+) -> TilePlan:
+    """From the cells (T, H, W) of a diffusion decoder to pixels (section 8).
+
+    cell: frames and pixels of one; the first frame's cell stands for one frame. overlap: the least in frames and
+    pixels, of size-based tilings; least: cells of a tile. Raises UserError where the tiling does not fit them.
+    """
+    axes = []
+    for axis, length, factor, shared, smallest in zip(AXES, grid, cell, overlap, least, strict=True):
+        pair = tiling.tiled_axes().get(axis)
+        require(
+            tiling.kind == "count" or pair is None or pair[1] >= shared,
+            f"A diffusion decoder sees far: its {axis} tiles need an overlap of at least {shared}, not "
+            f"{pair and pair[1]}.",
+        )
+        intervals = tiling.split(axis, length, factor, causal=False, least=smallest)
+        late = factor - 1 if axis == "frames" else 0  # frames that the first cell lacks
+        pixels = [
+            Interval(i.start * factor - late * (i.start > 0), i.end * factor - late, i.left * factor, i.right * factor)
+            for i in intervals
+        ]
+        masks = [trapezoid(p.length, p.left, p.right, False) for p in pixels]
+        axes.append(_axis_tiles(intervals, pixels, masks))
+    return TilePlan(tuple(axes))
+
+
 def identity_plan(shape: Sequence[int], tiling: Tiling, factors: Factors) -> TilePlan:
     """From latents to latents, not causal: tiles of a transformer's grid (section 6.6)."""
     axes = []
@@ -173,11 +203,18 @@ def tiled_decode(
     if tiling is None:
         yield np.asarray(decode(latents))
         return
-    plan = decode_plan(latents.shape[1:4], tiling, factors)
+    yield from blended(lambda tile: decode(latents[_region(tile)]), decode_plan(latents.shape[1:4], tiling, factors))
+
+
+def blended(decode: Callable[[Tile], Any], plan: TilePlan) -> Iterator[np.ndarray]:
+    """Yield consecutive chunks of frames (B, f, h, w, 3), each as soon as no later tile reaches it.
+
+    decode: a tile of the plan -> its pixels.
+    """
     starts = [tile.target[0] for tile in plan.axes[0]]
     carry: np.ndarray | None = None
     for i, time in enumerate(plan.axes[0]):
-        frames = _decode_group(decode, latents, plan, time)
+        frames = _group(decode, plan, time)
         if carry is not None:
             if carry.shape[1] > frames.shape[1]:
                 carry, frames = frames, carry
@@ -185,6 +222,26 @@ def tiled_decode(
         ready = starts[i + 1] - starts[i] if i + 1 < len(starts) else frames.shape[1]
         carry = frames[:, ready:].copy()
         yield _weighted(frames[:, :ready], plan, starts[i])
+
+
+def cell_region(tile: Tile, plan: TilePlan) -> tuple[tuple[slice, ...], bool, bool]:
+    """What a tile of a `cell_plan` reads of the cells (B, T, H, W, C), and whether it has the first and last frames.
+
+    The last frames come with all that is behind them in the array.
+    """
+    starts, ends = tile[0].source[0] == 0, tile[0].source[1] == max(t.source[1] for t in plan.axes[0])
+    everything, time, *space = _region(tile)
+    return (everything, slice(time.start, None if ends else time.stop), *space), starts, ends
+
+
+def cropped(chunks: Iterator[np.ndarray], region: tuple[slice, slice, slice]) -> Iterator[np.ndarray]:
+    """Of consecutive chunks (B, F, h, w, C) the frames up to region[0].stop, and of those its rows and columns."""
+    left = region[0].stop
+    for chunk in chunks:
+        if left:
+            chunk = chunk[:, :left, *region[1:]]
+            left -= chunk.shape[1]
+            yield chunk
 
 
 def tiled_encode(encode: Callable[[Any], Any], video: Any, tiling: Tiling | None, factors: Factors) -> np.ndarray:
@@ -197,18 +254,23 @@ def tiled_encode(encode: Callable[[Any], Any], video: Any, tiling: Tiling | None
     if tiling is None:
         return np.asarray(encode(video[:, : (shape[0] - 1) * factors[0] + 1]))
     plan = encode_plan(shape, tiling, factors)
-    groups = [(time, _decode_group(encode, video, plan, time)) for time in plan.axes[0]]
+    groups = [(time, _group(lambda tile: encode(video[_region(tile)]), plan, time)) for time in plan.axes[0]]
     latents = np.zeros((video.shape[0], *plan.target_shape, groups[0][1].shape[-1]), groups[0][1].dtype)
     for time, group in groups:
         latents[:, slice(*time.target)] += group
     return _weighted(latents, plan, 0)
 
 
-def _decode_group(run: Callable[[Any], Any], x: Any, plan: TilePlan, time: AxisTile) -> np.ndarray:
+def _region(tile: Tile) -> tuple[slice, ...]:
+    """Where a tile lies in an array (B, F, H, W, C) that it reads."""
+    return (slice(None), *(slice(*axis.source) for axis in tile))
+
+
+def _group(run: Callable[[Tile], Any], plan: TilePlan, time: AxisTile) -> np.ndarray:
     """The weighted sum of the tiles of one temporal interval, (B, frames, height, width, C)."""
     group: np.ndarray | None = None
     for rows, columns in itertools.product(*plan.axes[1:]):
-        tile = np.asarray(run(x[:, slice(*time.source), slice(*rows.source), slice(*columns.source)]))
+        tile = np.asarray(run((time, rows, columns)))
         if group is None:
             group = np.zeros((tile.shape[0], tile.shape[1], *plan.target_shape[1:], tile.shape[-1]), np.float32)
         mask = np.einsum("f,h,w->fhw", time.mask[: tile.shape[1]], rows.mask, columns.mask)

@@ -2,6 +2,7 @@
 
 from ltx_jax.models.video_vae.config import BlockConfig, VideoVAEConfig
 from ltx_jax.names import Name, linear
+from ltx_jax.names.diffusion_decoder import diffusion_decoder_names
 
 Path = tuple[str, ...]
 
@@ -23,7 +24,9 @@ def video_encoder_names(config: VideoVAEConfig) -> list[Name]:
 
 
 def video_decoder_names(config: VideoVAEConfig) -> list[Name]:
-    """Names below `vae.decoder.`."""
+    """Names below `vae.decoder.`, of either decoder."""
+    if config.diffusion is not None:
+        return diffusion_decoder_names(config.diffusion)
     groups, timestep = config.norm_layer == "group_norm", config.timestep_conditioning
     names = conv_names("conv_in", ("conv_in",))
     for i, block in enumerate(reversed(config.decoder_blocks)):
@@ -69,12 +72,6 @@ def attn_names(official: str, path: Path) -> list[Name]:
         names += [Name(f"{official}{layer}.weight", (*path, layer, "kernel"), CONV2D_AXES)]
         names += [Name(f"{official}{layer}.bias", (*path, layer, "bias"))]
     return names
-
-
-def neighbourhood_names(official: str, path: Path) -> list[Name]:
-    """Names of a neighbourhood attention layer of the diffusion decoder; `official` ends in a dot or is empty."""
-    names = linear(f"{official}qkv", (*path, "qkv")) + linear(f"{official}proj", (*path, "proj"))
-    return names + [Name(f"{official}{norm}.weight", (*path, norm)) for norm in ("q_norm", "k_norm")]
 
 
 def _block(

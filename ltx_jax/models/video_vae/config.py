@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from ltx_jax.config import from_mapping, to_mapping
 from ltx_jax.errors import UserError, require
+from ltx_jax.models.video_vae.diffusion_config import DiffusionDecoderConfig
 
 Padding = Literal["zeros", "reflect", "replicate", "circular"]
 
@@ -89,12 +90,12 @@ class BlockConfig:
 
 @dataclasses.dataclass(frozen=True)
 class VideoVAEConfig:
-    """Encoder and convolutional decoder. Names are the official ones; a default is what an absent field means.
+    """Encoder and decoder. Names are the official ones; a default is what an absent field means.
 
     encoder_blocks run in order, from width latent_channels; decoder_blocks are listed shallow to deep and run in
     reverse. spatial_padding_mode, where given, governs both halves; else the encoder takes
-    encoder_spatial_padding_mode and the decoder reflects. class_name: a VAE that is no "CausalVideoAutoencoder" has a
-    decoder of another kind, and only its encoder is described here.
+    encoder_spatial_padding_mode and the decoder reflects. class_name: a VAE that is no "CausalVideoAutoencoder" has
+    the decoder `diffusion` in the place of the convolutional one.
     """
 
     class_name: str = "CausalVideoAutoencoder"
@@ -111,8 +112,14 @@ class VideoVAEConfig:
     causal_decoder: bool = False
     timestep_conditioning: bool = True
     decoder_base_channels: int = 128
+    diffusion: DiffusionDecoderConfig | None = None
 
     def __post_init__(self):
+        require(
+            self.diffusion is None or self.diffusion.in_channels == self.latent_channels,
+            f"The diffusion decoder reads {self.diffusion and self.diffusion.in_channels} channels, but latents have "
+            f"{self.latent_channels}.",
+        )
         for name in ("in_channels", "out_channels", "latent_channels", "patch_size", "decoder_base_channels"):
             require(getattr(self, name) >= 1, f"The video VAE's {name} must be positive, not {getattr(self, name)}.")
         for what, blocks, known in (
@@ -186,7 +193,7 @@ class VideoVAEConfig:
     @property
     def decoder_factors(self) -> tuple[int, int, int]:
         """Pixels per latent (time, height, width) of the decoder."""
-        return self._factors(self.decoder_blocks)
+        return self._factors(self.decoder_blocks) if self.diffusion is None else self.diffusion.factors
 
     @property
     def scale_factors(self) -> tuple[int, int, int]:
@@ -199,7 +206,7 @@ class VideoVAEConfig:
 
     @classmethod
     def from_official(cls, mapping: Mapping[str, Any]) -> "VideoVAEConfig":
-        """From the metadata block `vae`, flat (1.1) or nested (1.2: of that, the encoder).
+        """From the metadata block `vae`, flat (1.1) or nested (1.2).
 
         Raises UserError on an unknown field or an unsupported value.
         """
@@ -215,6 +222,9 @@ class VideoVAEConfig:
                 entries = enumerate(fields[name])
                 fields[name] = tuple(BlockConfig.from_official(e, f"vae.{name}[{i}]") for i, e in entries)
         fields["class_name"] = mapping.get("_class_name", cls.class_name)
+        if fields["class_name"] != cls.class_name and isinstance(mapping.get("decoder"), Mapping):
+            kind = mapping.get("model_output_type", "v")
+            fields["diffusion"] = DiffusionDecoderConfig.from_official(mapping["decoder"], kind)
         return from_mapping(cls, fields, "vae", _UNREAD)
 
     def to_official(self) -> dict[str, Any]:
@@ -222,6 +232,7 @@ class VideoVAEConfig:
         fields = to_mapping(self)
         fields["encoder_blocks"] = [b.to_official() for b in self.encoder_blocks]
         fields["decoder_blocks"] = [b.to_official() for b in self.decoder_blocks]
+        del fields["diffusion"]
         if self.spatial_padding_mode is None:
             del fields["spatial_padding_mode"]
         flat = {"_class_name": fields.pop("class_name"), "dims": 3, **fields}
@@ -230,10 +241,16 @@ class VideoVAEConfig:
         names = {ours: theirs for theirs, ours in _NESTED_NAMES.items()}
         read = ("in_channels", "patch_size", "norm_layer", "latent_log_var", *names)
         encoder = {names.get(k, k): flat[k] for k in read}
-        return {
+        nested = {
             "_class_name": self.class_name,
             "dims": 3,
             "encoder": {"_class_name": "Encoder", **encoder, "spatial_padding_mode": self.encoder_padding},
+        }
+        if self.diffusion is None:
+            return nested
+        return nested | {
+            "decoder": self.diffusion.to_official(),
+            "model_output_type": self.diffusion.model_output_type,
         }
 
 
@@ -241,7 +258,7 @@ def _flat_fields(mapping: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of either layout under the names of the flat one."""
     encoder = mapping.get("encoder")
     if encoder is None:
-        return dict(mapping)
+        return {k: v for k, v in mapping.items() if k not in ("decoder", "model_output_type")}
     if not isinstance(encoder, Mapping):
         raise UserError(f"'vae.encoder' must be a group of settings, not {encoder!r}.")
     fields: dict[str, Any] = {

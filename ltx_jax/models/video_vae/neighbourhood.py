@@ -3,6 +3,8 @@
 Letters: T, H, W the cells of a stage along frames, rows and columns; C its width; N heads of width K.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,8 @@ from ltx_jax.errors import require
 from ltx_jax.kernels.neighbourhood import Sizes, neighbourhood_attention
 from ltx_jax.kernels.prologue import rotate
 from ltx_jax.models.layers import Array, Dtype, Linear, partitioned, rms_norm
+
+Tables = tuple[Any, Any, Any]  # per axis, see `axis_tables`
 
 
 def rope_split(head_dim: int) -> Sizes:
@@ -22,26 +26,58 @@ def rope_split(head_dim: int) -> Sizes:
     return frames, rest, rest
 
 
-def rope_tables(grid: Sizes, split: Sizes, base: float = 10000.0) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines and sines, (1, T * H * W, 1, K/2) float32, of the 0-based positions of a (T, H, W) grid.
+def axis_tables(positions: tuple[np.ndarray, np.ndarray, np.ndarray], split: Sizes, base: float = 10000.0) -> Tables:
+    """Cosines and sines of positions along each axis: per axis (L, 2, K/2) float32.
 
-    split: channels of a head per axis. Frequencies in float64, rounded; the angle is a float32 product.
+    split: channels of a head per axis. A table is zero where another axis turns the channels, so that the tables of a
+    grid are the sum of its axes' and need not be stored. Frequencies in float64, rounded; the angle is a float32
+    product.
     """
-    angles = []
-    for axis, (length, size) in enumerate(zip(grid, split, strict=True)):
+    tables, first, pairs = [], 0, sum(split) // 2
+    for place, size in zip(positions, split, strict=True):
         frequency = (base ** (-2 * np.arange(size // 2, dtype=np.float64) / size)).astype(np.float32)
-        angle = np.arange(length, dtype=np.float32)[:, None] * frequency  # (L, size / 2)
-        shape = [1, 1, 1, size // 2]
-        shape[axis] = length
-        angles.append(np.broadcast_to(angle.reshape(shape), (*grid, size // 2)))
-    angle = np.concatenate(angles, axis=-1).reshape(1, -1, 1, sum(split) // 2)  # (1, T H W, 1, K/2)
-    return np.cos(angle), np.sin(angle)
+        angle = place.astype(np.float32)[:, None] * frequency  # (L, size / 2)
+        table = np.zeros((len(place), 2, pairs), np.float32)
+        table[:, :, first : first + size // 2] = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+        tables.append(table)
+        first += size // 2
+    return tables[0], tables[1], tables[2]
+
+
+def grid_tables(grid: Sizes, head_dim: int, split: Sizes | None = None, base: float = 10000.0) -> Tables:
+    """`axis_tables` of the 0-based positions of a (T, H, W) grid."""
+    t, h, w = (np.arange(length) for length in grid)
+    return axis_tables((t, h, w), split or rope_split(head_dim), base)
+
+
+class Heads(nn.Module):
+    """Queries, keys and values of cells: one product, a norm of q and k per head, and their rotation."""
+
+    head_dim: int = 64
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, tables: Tables) -> tuple[Array, Array, Array]:
+        """(B, T, H, W, C) -> three of (B, T, H, W, N, K). tables: of these cells. Raises UserError for odd widths."""
+        (b, *grid, c), k = x.shape, self.head_dim
+        require(c % k == 0, f"A width of {c} does not divide into heads of {k}.")
+        qkv = Linear(3 * c, ("embed", "heads"), True, self.dtype, self.param_dtype, name="qkv")(x)
+        qkv = qkv.reshape(b, -1, 3, c // k, k)  # (B, T H W, 3, N, K)
+        t, h, w = (jnp.asarray(table) for table in tables)
+        table = t[:, None, None] + h[None, :, None] + w[None, None, :]  # (T, H, W, 2, K/2)
+        table = table.reshape(1, -1, 2, 1, k // 2)
+        weight = lambda name: self.param(name, partitioned(nn.initializers.ones, None), (k,), self.param_dtype)
+        turned = lambda y, name: rotate(rms_norm(y, weight(name)), (table[:, :, 0], table[:, :, 1]), "interleaved")
+        heads = (turned(qkv[:, :, 0], "q_norm"), turned(qkv[:, :, 1], "k_norm"), qkv[:, :, 2])
+        q, k_, v = (y.reshape(b, *grid, c // k, k) for y in heads)
+        return q, k_, v
 
 
 class NeighbourhoodAttention(nn.Module):
     """Multi-head attention of every cell to the window of `kernel_size` (T, H, W) cells around it.
 
-    Norm of q and k per head, then rotation. rope_dim_split: channels of a head per axis, None for `rope_split`.
+    rope_dim_split: channels of a head per axis, None for `rope_split`.
     """
 
     kernel_size: Sizes
@@ -54,17 +90,10 @@ class NeighbourhoodAttention(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """(B, T, H, W, C) -> the same. Raises UserError when a window does not fit or heads do not divide C."""
-        (b, *grid, c), k = x.shape, self.head_dim
-        require(c % k == 0, f"A width of {c} does not divide into heads of {k}.")
-        split = self.rope_dim_split or rope_split(k)
-        require(sum(split) == k, f"rope_dim_split {tuple(split)} does not add up to the head width {k}.")
-        settings = (True, self.dtype, self.param_dtype)
-        qkv = Linear(3 * c, ("embed", "heads"), *settings, name="qkv")(x)
-        qkv = qkv.reshape(b, -1, 3, c // k, k)  # (B, T H W, 3, N, K)
-        weight = lambda name: self.param(name, partitioned(nn.initializers.ones, None), (k,), self.param_dtype)
-        tables = rope_tables(tuple(grid), split, self.rope_base)  # type: ignore[arg-type]
-        turned = lambda y, name: rotate(rms_norm(y, weight(name)), tables, "interleaved")  # type: ignore[arg-type]
-        q, keys, v = turned(qkv[:, :, 0], "q_norm"), turned(qkv[:, :, 1], "k_norm"), qkv[:, :, 2]
-        q, keys, v = (y.reshape(b, *grid, c // k, k) for y in (q, keys, v))
-        out = neighbourhood_attention(q, keys, v, self.kernel_size).reshape(x.shape)  # (B, T, H, W, C)
-        return Linear(c, ("heads", "embed"), *settings, name="proj")(out)
+        _, t, h, w, c = x.shape
+        split = self.rope_dim_split or rope_split(self.head_dim)
+        require(sum(split) == self.head_dim, f"rope_dim_split {tuple(split)} does not add up to {self.head_dim}.")
+        tables = grid_tables((t, h, w), self.head_dim, split, self.rope_base)
+        heads = Heads(self.head_dim, self.dtype, self.param_dtype, name="heads")(x, tables)
+        out = neighbourhood_attention(*heads, self.kernel_size).reshape(x.shape)  # (B, T, H, W, C)
+        return Linear(c, ("heads", "embed"), True, self.dtype, self.param_dtype, name="proj")(out)
