@@ -16,6 +16,8 @@ from ltx_jax.media.display import Display, display_of
 
 FASTEST = 480  # frames a second: a higher rate is a guess that failed, as of transport streams of varying rate
 SPARSE = 6144  # bytes a frame below which a program stream is read from its start
+BROADCAST = ("mpegts", "mpeg")  # containers whose clock may begin anew: recordings lie one after the other in a file
+LEAP = 60.0  # seconds between two frames of a broadcast stream beyond which the second is of another recording
 JUMP = 1.0  # seconds that a frame's time may lie before that of the frame before it
 FINEST, COARSEST = 0.0005, 0.002  # seconds: times are rounded to milliseconds or to six-hundredths of a second
 
@@ -111,10 +113,10 @@ def shown_frames(path: str | os.PathLike[str], start: float = 0.0) -> Iterator[S
         with opened(path) as container:
             frames = _after_seek(container, film_of(container), begin, start)
             if frames is not None:
-                yield from _in_order(frames, name_of(container))
+                yield from _in_order(frames, container)
                 return
     with opened(path) as container:
-        yield from _in_order(_timed(container, film_of(container), begin, 0.0), name_of(container))
+        yield from _in_order(_timed(container, film_of(container), begin, 0.0), container)
 
 
 def _after_seek(
@@ -158,15 +160,20 @@ def _timed(
                 yield Shown(time, end, frame, display_of(frame, film))
 
 
-def _in_order(frames: Iterator[Shown], name: str) -> Iterator[Shown]:
+def _in_order(frames: Iterator[Shown], container: av.container.InputContainer) -> Iterator[Shown]:
     """The frames, without a single one whose time is far behind that of the next. Raises UserError at a real jump."""
+    jumps = lambda how: UserError(
+        f"'{name_of(container)}' jumps {how} in time at second {before:.2f}: cut it there, or remux it."
+    )
     before, held = -math.inf, None
     for shown in frames:
         if held is not None and shown.time >= held.time - JUMP:
+            if container.format.name in BROADCAST and LEAP < held.time - before < math.inf:
+                raise jumps("ahead")
             yield held
             before = held.time
         elif shown.time < before - JUMP:
-            raise UserError(f"'{name}' jumps back in time at second {before:.2f}: cut it there, or remux it.")
+            raise jumps("back")
         held = dataclasses.replace(shown, time=max(shown.time, before))
     if held is not None:
         yield held

@@ -13,11 +13,13 @@ from ltx_jax.errors import UserError
 from ltx_jax.files import shown
 from ltx_jax.media.audio import from_pcm, resample, to_stereo
 from ltx_jax.media.container import decoded, find_film, find_sound, opened, seek, tick
-from ltx_jax.media.film import beginning
+from ltx_jax.media.film import beginning, without_display_times
 
 WARM = 0.25  # seconds that a sound decoder needs before what it gives after a seek is right
 BESIDE = 0.5  # seconds on both sides of a window that are read with it
 CONTEXT = 8  # steps of resampling (see media/audio.py) on both sides of a window
+# Samples by which coded sound comes out late, MP3 as LAME makes it and AAC as FFmpeg does: an AVI does not say it.
+LAG = {"mp2": 481, "mp3": 1105, "ac3": 256, "aac": 1024}
 JITTER = 0.005  # seconds: a smaller gap is a rounded time
 
 
@@ -72,7 +74,11 @@ def read_audio(
             if low < high:
                 wave[:, low:high] = np.concatenate(run.waves, axis=1)[:, low - first : high - first]
                 heard |= high > before and low < wave.shape[1] - before
-        total += resample(wave, rate, sample_rate)[:, CONTEXT * sample_rate // divisor :][:, :samples]
+        try:
+            wave = resample(wave, rate, sample_rate)
+        except UserError as error:
+            raise UserError(f"The sound of '{shown(path)}' cannot be read: {error}") from None
+        total += wave[:, CONTEXT * sample_rate // divisor :][:, :samples]
     if not np.isfinite(total).all():
         raise UserError(f"The sound of '{shown(path)}' holds samples that are no numbers: encode it anew.")
     return total, heard
@@ -102,9 +108,9 @@ def _timed(
     container: av.container.InputContainer, sound: av.AudioStream, zero: float
 ) -> Iterator[tuple[float, av.AudioFrame]]:
     """Decoded frames and their seconds; one that has no time follows the one before."""
-    end = None
+    end, lag = None, LAG.get(sound.codec_context.codec.canonical_name, 0) if without_display_times(container) else 0
     for frame in decoded(container, sound):
-        time = end if frame.pts is None else float(frame.pts * tick(sound)) - zero
+        time = end if frame.pts is None else float(frame.pts * tick(sound)) - zero - lag / frame.sample_rate
         if time is not None:
             yield time, frame
             end = time + frame.samples / frame.sample_rate

@@ -81,11 +81,26 @@ def test_the_clock_of_a_transport_stream_may_overflow(tmp_path):
     assert numbers(path, 1.6) == [40, 52, 65, 77] and abs(onset(path, 1.5) - TONE) < 0.01
 
 
-def test_two_recordings_in_one_are_refused(tmp_path):
-    first, second = make(tmp_path / "1.ts", sound=None), make(tmp_path / "2.ts", sound=None, frames=20)
+@pytest.mark.parametrize("later, words", [(0.0, "back in time"), (7200.0, "ahead in time at second 3.96")])
+def test_two_recordings_in_one_are_refused(later, words, tmp_path):
+    first = make(tmp_path / "1.ts", sound=None)
+    second = make(tmp_path / "2.ts", sound=None, frames=20, late={"video": later})
     (tmp_path / "both.ts").write_bytes(first.read_bytes() + second.read_bytes())
     reason = plan_video(Video(str(tmp_path / "both.ts"), "b", ""), rules(9))
-    assert isinstance(reason, str) and "both.ts" in reason and "back in time" in reason
+    assert isinstance(reason, str) and "both.ts" in reason and words in reason
+    assert numbers(tmp_path / "both.ts", 1.0) == [25, 37, 50, 62]  # what lies before it can be read
+
+
+@pytest.mark.parametrize("sound", ["mp2", "libmp3lame", "ac3", "aac"])
+def test_coded_sound_of_an_avi_is_not_late(sound, tmp_path):
+    path = make(tmp_path / "a.avi", video="mpeg4", sound=sound)
+    assert all(abs(onset(path, start) - TONE) < 0.002 for start in (0.1, 1.4))
+
+
+def test_a_rate_that_cannot_be_brought_to_the_models_is_named_with_its_file(tmp_path):
+    path = make(tmp_path / "odd.mkv", sound="pcm_s16le", rate=47999)
+    with pytest.raises(UserError, match=r"odd\.mkv.*47999 to 16000 Hz"):
+        read_audio(path, samples=16000, sample_rate=16000)
 
 
 def rules(frames):
