@@ -24,7 +24,8 @@ the rest fill about half of the products' time: the products are the bound, and 
 kernel from the peak. At width 64 exponentials take as long as the products (97% of the peak at perfect overlap).
 """
 
-from typing import Any
+import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -105,11 +106,32 @@ def _block(call: Call, inputs: Any, outputs: Any, buffers: Any, barriers: Any) -
     common.specialise(tile.workers, compute, memory)
 
 
+class _Worker(NamedTuple):
+    """What a compute warpgroup works with: its queries and row sums, the slots of keys, and the barriers."""
+
+    call: Call
+    queries: Any
+    sums: Any
+    k: Any
+    v: Any
+    keep: Any
+    k_full: Any
+    v_full: Any
+    k_free: Any
+    v_free: Any
+    turn: Any  # its own in the ring
+    next_turn: Any
+
+    def masked(self, scores: Array, slot: Any) -> Array:
+        """Scores with the slot's row of the key mask."""
+        return scores + common.down(common.per_column(self.keep.at[slot])) if self.call.kept else scores
+
+
 def _compute(
     call: Call, wg: Any, length: Any, blocks: Any, q_ref: Any, outputs: Any, buffers: Any, barriers: Any
 ) -> None:
     """A compute warpgroup's whole life: its 64 queries against `blocks` blocks of keys."""
-    tile, c = call.tile, call.factor
+    tile = call.tile
     q_smem, k_smem, v_smem, sums_smem, keep_smem = buffers
     q_full, k_full, v_full, k_free, v_free, turn = barriers
     sample, head = lax.axis_index("batch"), lax.axis_index("heads")
@@ -120,51 +142,10 @@ def _compute(
     plgpu.barrier_wait(q_full.at[wg])
     pl.when(wg == tile.workers - 1)(lambda: plgpu.barrier_arrive(turn.at[0]))
 
-    def masked(scores: Array, slot: Any) -> Array:
-        return scores + common.down(common.per_column(keep_smem.at[slot])) if call.kept else scores
-
-    def first(s_ref: Any) -> Array:
-        common.multiply_rows(call, s_ref, mine, k_smem.at[0])
-        plgpu.barrier_arrive(next_turn)
-        scores = masked(s_ref[...], 0)
-        plgpu.barrier_arrive(k_free.at[0])
-        return scores
-
-    plgpu.barrier_wait(k_full.at[0])
-    plgpu.barrier_wait(turn.at[wg])
-    scores = pl.run_scoped(first, common.accumulator(tile.keys))
-    if not call.kept and (call.limited or call.keys % tile.keys):
-        scores = common.hide_tail(scores, length - (blocks - 1) * tile.keys)
-    weights, m, total, _ = _softmax(scores, c, common.full_rows(FLOOR), common.full_rows(0.0))
-
-    def step(n: Any, carry: Any) -> Any:
-        acc, m, total, p = carry
-        k_slot = lax.rem(n + 1, jnp.int32(tile.slots))
-        v_slot = lax.rem(n, jnp.int32(tile.slots))
-
-        def products(s_ref: Any, acc_ref: Any) -> Any:
-            acc_ref[...] = acc
-            common.multiply_rows(call, s_ref, mine, k_smem.at[k_slot])
-            plgpu.barrier_wait(v_full.at[v_slot])
-            common.multiply_columns(call, acc_ref, p, v_smem.at[v_slot])
-            plgpu.barrier_arrive(next_turn)
-            # The groups of the second product, one a slab, may still run.
-            scores = masked(plgpu.wgmma_accumulator_load(s_ref, wait_n=call.slabs), k_slot)
-            plgpu.barrier_arrive(k_free.at[k_slot])
-            weights, top, new_total, shrink = _softmax(scores, c, m, total)
-            sums[...] = new_total  # see the module's docstring
-            new = plgpu.wgmma_accumulator_load(acc_ref, wait_n=0)
-            # p is an operand of the product until here: the new weights must not be rounded into its registers before.
-            new, weights, shrink = lax.optimization_barrier((new, weights, shrink))
-            plgpu.barrier_arrive(v_free.at[v_slot])
-            return new * across(shrink, call.head), top, new_total, weights.astype(call.dtype)
-
-        plgpu.barrier_wait(k_full.at[k_slot])
-        plgpu.barrier_wait(turn.at[wg])
-        return pl.run_scoped(products, common.accumulator(tile.keys), common.accumulator(call.head))
-
-    start = (common.full_tile(call.head), m, total, weights.astype(call.dtype))
-    acc, m, total, p = lax.fori_loop(0, blocks - 1, step, start)
+    full_and_free = (k_full, v_full, k_free, v_free)
+    worker = _Worker(call, mine, sums, k_smem, v_smem, keep_smem, *full_and_free, turn.at[wg], next_turn)
+    start = _first(worker, length, blocks)
+    acc, m, total, p = lax.fori_loop(0, blocks - 1, functools.partial(_step, worker), start)
     v_slot = lax.rem(blocks - 1, jnp.int32(tile.slots))
     plgpu.barrier_wait(v_full.at[v_slot])
 
@@ -176,6 +157,54 @@ def _compute(
     acc = pl.run_scoped(last, common.accumulator(call.head))
     pl.when(wg == 0)(lambda: plgpu.barrier_wait(turn.at[0]))  # the ring ends where it began
     _finish(call, (acc, m, total), mine, sums, outputs, (sample, head, queries))
+
+
+def _first(worker: _Worker, length: Any, blocks: Any) -> tuple[Array, ...]:
+    """The last block of `length` keys, where the walk begins: the first carry of `_step`."""
+    call = worker.call
+
+    def product(s_ref: Any) -> Array:
+        common.multiply_rows(call, s_ref, worker.queries, worker.k.at[0])
+        plgpu.barrier_arrive(worker.next_turn)
+        scores = worker.masked(s_ref[...], 0)
+        plgpu.barrier_arrive(worker.k_free.at[0])
+        return scores
+
+    plgpu.barrier_wait(worker.k_full.at[0])
+    plgpu.barrier_wait(worker.turn)
+    scores = pl.run_scoped(product, common.accumulator(call.tile.keys))
+    if not call.kept and (call.limited or call.keys % call.tile.keys):
+        scores = common.hide_tail(scores, length - (blocks - 1) * call.tile.keys)
+    weights, m, total, _ = _softmax(scores, call.factor, common.full_rows(FLOOR), common.full_rows(0.0))
+    return common.full_tile(call.head), m, total, weights.astype(call.dtype)
+
+
+def _step(worker: _Worker, n: Any, carry: tuple[Array, ...]) -> tuple[Array, ...]:
+    """One block of keys. carry: the sum of values so far, maxima, sums, and the weights still to be multiplied."""
+    call, (acc, m, total, p) = worker.call, carry
+    k_slot = lax.rem(n + 1, jnp.int32(call.tile.slots))
+    v_slot = lax.rem(n, jnp.int32(call.tile.slots))
+
+    def products(s_ref: Any, acc_ref: Any) -> Any:
+        acc_ref[...] = acc
+        common.multiply_rows(call, s_ref, worker.queries, worker.k.at[k_slot])
+        plgpu.barrier_wait(worker.v_full.at[v_slot])
+        common.multiply_columns(call, acc_ref, p, worker.v.at[v_slot])
+        plgpu.barrier_arrive(worker.next_turn)
+        # The groups of the second product, one a slab, may still run.
+        scores = worker.masked(plgpu.wgmma_accumulator_load(s_ref, wait_n=call.slabs), k_slot)
+        plgpu.barrier_arrive(worker.k_free.at[k_slot])
+        weights, top, new_total, shrink = _softmax(scores, call.factor, m, total)
+        worker.sums[...] = new_total  # see the module's docstring
+        new = plgpu.wgmma_accumulator_load(acc_ref, wait_n=0)
+        # p is an operand of the product until here: the new weights must not be rounded into its registers before.
+        new, weights, shrink = lax.optimization_barrier((new, weights, shrink))
+        plgpu.barrier_arrive(worker.v_free.at[v_slot])
+        return new * across(shrink, call.head), top, new_total, weights.astype(call.dtype)
+
+    plgpu.barrier_wait(worker.k_full.at[k_slot])
+    plgpu.barrier_wait(worker.turn)
+    return pl.run_scoped(products, common.accumulator(call.tile.keys), common.accumulator(call.head))
 
 
 def _softmax(scores: Array, c: float, m: Array, total: Array) -> tuple[Array, Array, Array, Array]:
