@@ -17,7 +17,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from ltx_jax.errors import UserError
+from ltx_jax.errors import UserError, require
 from ltx_jax.parallel import multihost
 from ltx_jax.parallel.mesh import DTYPES
 from ltx_jax.parallel.threads import make_room_for_collectives
@@ -29,10 +29,12 @@ FLAGS = flags.FLAGS
 OFFICIAL = {
     "output_path": "output",
     "checkpoint_path": "checkpoint",
+    "duration_head_path": "duration_head",
+    "prompt_enhancer_gemma_root": "prompt_enhancer",
     **{f.metadata["official"]: f.name for f in REQUEST if f.metadata["official"]},
 }
-# Flags that may be followed by several values: --image PATH FRAME_IDX STRENGTH, --lora PATH STRENGTH.
-SEVERAL = {"image": 4, "lora": 2}
+# Flags that may be followed by several values: --image PATH FRAME_IDX STRENGTH, --lora PATH STRENGTH, ...
+SEVERAL = {"image": 4, "lora": 2, "auto_duration": 2}
 
 
 def normalise(argv: Sequence[str]) -> list[str]:
@@ -76,7 +78,7 @@ def define_config() -> None:
 
 def define_request(*names: str) -> None:
     """Define a flag for every field of a request, or for those named; one not given means the release's default."""
-    kinds = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float}
+    kinds = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float}
     for field in REQUEST:
         if names and field.name not in names:
             continue
@@ -85,12 +87,24 @@ def define_request(*names: str) -> None:
         if isinstance(field.default, tuple):
             flags.DEFINE_multi_string(flag, list(field.default), text)
         else:
-            kinds[kind](flag, field.default, text)
+            kinds.get(kind, flags.DEFINE_string)(flag, field.default, text)
 
 
 def request_settings() -> dict[str, Any]:
     """What the flags of `define_request` say, by field."""
-    return {f.name: FLAGS[f.metadata["flag"] or f.name].value for f in REQUEST}
+    found = {f.name: FLAGS[f.metadata["flag"] or f.name].value for f in REQUEST}
+    if found["auto_duration"] is not None:
+        found["auto_duration"] = _numbers("auto_duration", found["auto_duration"], 2)
+    return found
+
+
+def _numbers(flag: str, value: str, count: int) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(n) for n in value.split(","))
+    except ValueError:
+        numbers = ()
+    require(len(numbers) == count, f"--{flag} takes {count} numbers, not '{value}'.")
+    return numbers
 
 
 def define_dtype() -> None:

@@ -20,7 +20,8 @@ from ltx_jax.models import latents as video_statistics
 from ltx_jax.models.audio_vae import statistics as audio_statistics
 from ltx_jax.models.audio_vae.mel import log_mel
 from ltx_jax.models.text.features import stack_states
-from ltx_jax.parallel.program import Program, batch_like, make_program
+from ltx_jax.models.text.generation import Writing, write
+from ltx_jax.parallel.program import Program, batch_like, make_program, replicated_like
 
 Array = jax.Array
 Params = Mapping[str, Any]
@@ -28,6 +29,7 @@ Struct = jax.ShapeDtypeStruct
 
 # Parts that each journey reads.
 TEXT_ENCODER = ("text", "connectors")
+DURATION = (*TEXT_ENCODER, "duration_head")
 VIDEO_ENCODER = ("video_encoder", "video_statistics")
 AUDIO_ENCODER = ("audio_encoder", "audio_statistics")
 VIDEO_DECODER = ("video_decoder", "video_statistics")
@@ -60,6 +62,19 @@ def text_contexts(networks: Networks, params: Params, ids: Array, mask: Array) -
     """Video and audio contexts (B, S, E) of token ids and mask (B, S) int32 (spec gemma.md 1, transformer.md 12)."""
     hidden = networks.apply(params, "text", ids, mask)  # (L+1, B, S, D)
     return networks.apply(params, "connectors", stack_states(hidden), mask)
+
+
+def write_text(
+    networks: Networks, params: Params, ids: Array, mask: Array, key: Array, how: Writing
+) -> tuple[Array, Array]:
+    """New ids (B, max_new_tokens) and their count (B,) after ids and mask (B, S); key: of random draws, as its data."""
+    model: Any = networks["text"]
+    return write(model, params["text"], ids, mask, how, jax.random.wrap_key_data(key))
+
+
+def duration_seconds(networks: Networks, params: Params, ids: Array, mask: Array) -> Array:
+    """How long clips of token ids and mask (B, S) should be: seconds (B,) by the duration head."""
+    return networks.apply(params, "duration_head", *text_contexts(networks, params, ids, mask))
 
 
 # --- video ----------------------------------------------------------------------------------------------------------
@@ -139,9 +154,12 @@ def _program(
     return make_program(functools.partial(journey, networks, **static), arguments, mesh, weights=["params"])
 
 
-def _text_program(journey: Any, networks: Networks, batch: int, mesh: Mesh, weights: Params | None) -> Program:
+def _text_program(
+    journey: Any, networks: Networks, batch: int, mesh: Mesh, weights: Params | None,
+    parts: tuple[str, ...] = TEXT_ENCODER,
+) -> Program:  # fmt: skip
     tokens = batch_like(Struct((batch, networks.release.text_length), np.int32), mesh)
-    return _program(journey, networks, TEXT_ENCODER, mesh, weights, {"ids": tokens, "mask": tokens})
+    return _program(journey, networks, parts, mesh, weights, {"ids": tokens, "mask": tokens})
 
 
 # Of all programs: weights are the parameters by part, whose types are taken; None takes the networks' own.
@@ -150,6 +168,21 @@ def _text_program(journey: Any, networks: Networks, batch: int, mesh: Mesh, weig
 def make_encode_text_program(networks: Networks, batch: int, mesh: Mesh, weights: Params | None = None) -> Program:
     """`text_contexts` as a program (params, ids (B, S), mask (B, S)) -> contexts (B, S, E), a pair."""
     return _text_program(text_contexts, networks, batch, mesh, weights)
+
+
+def make_duration_program(networks: Networks, batch: int, mesh: Mesh, weights: Params | None = None) -> Program:
+    """`duration_seconds` as a program (params, ids (B, S), mask (B, S)) -> seconds (B,)."""
+    return _text_program(duration_seconds, networks, batch, mesh, weights, DURATION)
+
+
+def make_write_text_program(
+    networks: Networks, length: int, how: Writing, mesh: Mesh, weights: Params | None = None
+) -> Program:
+    """`write_text` as a program (params, ids (1, S), mask (1, S), key) of prompts of S = `length` tokens."""
+    tokens = batch_like(Struct((1, length), np.int32), mesh)
+    key = replicated_like(jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0))), mesh)
+    inputs = {"ids": tokens, "mask": tokens, "key": key}
+    return _program(write_text, networks, ("text",), mesh, weights, inputs, how=how)
 
 
 def make_text_features_program(networks: Networks, batch: int, mesh: Mesh, weights: Params | None = None) -> Program:

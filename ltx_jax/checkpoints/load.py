@@ -20,7 +20,7 @@ from ltx_jax.models.text.duration import DurationConfig
 from ltx_jax.models.text.tokenizer import Tokenizer
 from ltx_jax.models.upsampler import UpsamplerConfig
 from ltx_jax.names import to_tree
-from ltx_jax.parts import DURATION_PREFIX, OFFICIAL, OPTIONAL, Part, configs_from_official, parts_of
+from ltx_jax.parts import DURATION_PREFIX, OFFICIAL, OPTIONAL, Part, configs_from_official, find_part, parts_of
 from ltx_jax.releases import Release, SamplingDefaults
 
 TOY = Path(__file__).parents[1] / "assets" / "toy"  # the weights that ship with the package
@@ -57,6 +57,20 @@ def load_bundle(
     if tokenizer.vocab_size > known:
         raise UserError(f"The tokenizer in '{folder}' has {tokenizer.vocab_size} entries, the text model only {known}.")
     return Bundle(release, LazyParts(loaders), tokenizer)
+
+
+def load_text_model(folder: str | os.PathLike[str], release: Release, dtype: Any = None) -> Bundle:
+    """The language model in a folder of its own: a bundle of the text part alone, of `release` but for that part.
+
+    dtype: see `load_bundle`. Raises UserError for a folder that holds none.
+    """
+    folder = _text_folder(Path(folder), folder, "--prompt_enhancer")
+    found = dataclasses.replace(release, name=str(folder), text=_text_config(folder))
+    tensors: Mapping[str, np.ndarray] = _TextTensors(folder)
+    tensors = tensors if dtype is None else _Cast(tensors, dtype)
+    part = find_part(found, "text")
+    loaders = {"text": functools.partial(read_part, part, found, tensors)}
+    return Bundle(found, LazyParts(loaders), Tokenizer(folder / "tokenizer.json", found.text_length))
 
 
 def release_from_metadata(file: SafetensorsFile, text: TextConfig) -> Release:
@@ -128,12 +142,10 @@ def _model_file(path: Path) -> Path:
     return path
 
 
-def _text_folder(model: Path, given: str | os.PathLike[str] | None) -> Path:
+def _text_folder(model: Path, given: str | os.PathLike[str] | None, flag: str = "--text_encoder") -> Path:
     folder = Path(given) if given is not None else model.parent / TEXT_FOLDER
     if not (folder / "config.json").is_file() or not (folder / "tokenizer.json").is_file():
-        raise UserError(
-            f"No text encoder in '{folder}' (config.json, tokenizer.json, weights); give --text_encoder=FOLDER."
-        )
+        raise UserError(f"No text encoder in '{folder}' (config.json, tokenizer.json, weights); give {flag}=FOLDER.")
     return folder
 
 

@@ -13,6 +13,7 @@ from ltx_jax.diffusion.schedules import SCHEDULES
 from ltx_jax.errors import require
 from ltx_jax.files import read_text
 from ltx_jax.media.images import read_image
+from ltx_jax.parallel.multihost import say
 from ltx_jax.releases import Release
 
 LONGEST = 600.0  # seconds of a clip; beyond lies a wrong fps
@@ -39,6 +40,9 @@ class Request:
     width: int | None = _setting(None, "Width in pixels.")
     height: int | None = _setting(None, "Height in pixels.")
     num_frames: int | None = _setting(None, "Frames of the clip: 1 + k times the VAE's time factor.")
+    auto_duration: tuple[float, float] | None = _setting(
+        None, "Let the model's duration head choose the frames: MIN MAX, the shortest and the longest in seconds."
+    )
     fps: float | None = _setting(None, "Frames per second (also --frame-rate).", official="frame_rate")
     steps: int | None = _setting(None, "Denoising steps (also --num-inference-steps).", official="num_inference_steps")
     schedule: str | None = _setting(None, f"Noise levels of the steps: {', '.join(SCHEDULES)}.")
@@ -52,6 +56,10 @@ class Request:
     )
     image: str | None = _setting(None, "Picture to start from, held as the first frame: PATH [0 [STRENGTH]].")
     image_strength: float = _setting(1.0, "How strongly the picture is held: 1 fixed, 0 ignored.")
+    enhance_prompt: bool = _setting(False, "Let a chat model write the prompt out before it is used.", saved=False)
+    enhance_instructions: str | None = _setting(
+        None, "Text file that says how prompts are to be written out, in the place of ours.", saved=False
+    )
 
     def __post_init__(self):
         for name, value in dataclasses.asdict(self).items():
@@ -63,6 +71,11 @@ class Request:
         require(self.steps is None or self.steps >= 1, f"steps is {self.steps}, but must be at least 1.")
         require(self.fps is None or self.fps > 0, f"fps is {self.fps}, but must be above 0.")
         require(0 <= self.image_strength <= 1, f"The image strength is {self.image_strength}, but must lie in 0..1.")
+        shortest, longest = self.auto_duration or (1.0, 1.0)
+        require(
+            0 < shortest <= longest < math.inf,
+            f"auto_duration is {shortest:g} to {longest:g} seconds, but must be the shortest and the longest, above 0.",
+        )
         for name in ("cfg", "audio_cfg", "rescale", "schedule_tokens"):
             value = getattr(self, name)
             require(value is None or value >= 0, f"{name} is {value}, but must not be negative.")
@@ -70,10 +83,17 @@ class Request:
     def resolve(self, release: Release) -> "Request":
         """Fill the defaults of `release` and check sizes against its video VAE. Raises UserError."""
         defaults = dataclasses.asdict(release.sampling)
-        filled = {f.name: defaults[f.name] for f in FIELDS if f.name in defaults and getattr(self, f.name) is None}
+        missing = [f.name for f in FIELDS if f.name in defaults and getattr(self, f.name) is None]
+        filled: dict[str, Any] = {name: defaults[name] for name in missing}
+        if self.auto_duration is not None and self.num_frames is not None:
+            say("note: auto_duration is ignored, since num_frames is given")
+            filled["auto_duration"] = None
+        elif self.auto_duration is not None:
+            filled["num_frames"] = None
         if self.cfg is not None and self.audio_cfg is None:
             filled["audio_cfg"] = self.cfg  # one scale given: both streams follow it
         request = dataclasses.replace(self, **filled)
+        _check_text(request, release)
         require(
             request.schedule in SCHEDULES,
             f"There is no schedule '{request.schedule}'; choose one of {', '.join(SCHEDULES)}.",
@@ -122,6 +142,20 @@ def read_prompts(path: str | None) -> tuple[str, ...]:
     return prompts
 
 
+def _check_text(request: Request, release: Release) -> None:
+    """Raise UserError for what the model cannot do with the text of a request."""
+    require(
+        request.auto_duration is None or release.duration_head is not None,
+        f"The model {release.name} has no duration head to choose the number of frames: give --num_frames, or the file "
+        "of the head with --duration_head.",
+    )
+    require(
+        not request.enhance_prompt or request.image is None,
+        "A prompt cannot be enhanced from a picture, as the vision tower of Gemma is not built: leave out --image or "
+        "--enhance_prompt.",
+    )
+
+
 def _check_size(request: Request, release: Release) -> None:
     time, height, width = release.video_vae.scale_factors
     for name, value, factor in (("width", request.width, width), ("height", request.height, height)):
@@ -130,6 +164,8 @@ def _check_size(request: Request, release: Release) -> None:
             f"{name} is {value}, but must be a multiple of {factor} (the video VAE's factor), such as "
             f"{max(factor, (value or 0) // factor * factor)}.",
         )
+    if request.auto_duration is not None:
+        return  # the number of frames is not known yet
     frames, fps = request.num_frames or 0, request.fps or 0.0
     require(
         frames >= 1 and (frames - 1) % time == 0,

@@ -6,6 +6,7 @@ placed. Noise belongs to a clip's number alone: batch size, mesh and the other c
 
 import dataclasses
 import functools
+import itertools
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,15 +20,19 @@ from tqdm import tqdm
 
 from ltx_jax import codec
 from ltx_jax.bundle import Bundle, Placed, networks_on
-from ltx_jax.checkpoints.load import load_bundle
+from ltx_jax.checkpoints.load import load_bundle, load_text_model
 from ltx_jax.checkpoints.lora import apply_loras, parse_lora
 from ltx_jax.diffusion.geometry import VideoShape, latent_shape, unpatchify_video
 from ltx_jax.diffusion.sample import SamplerState, make_plan
 from ltx_jax.errors import require
+from ltx_jax.models.text.config import Gemma3Config
+from ltx_jax.models.text.duration import duration_frames
 from ltx_jax.models.tiling import Tiling, long_side_tiling, tiled_decode
 from ltx_jax.parallel.mesh import compute_dtype, make_mesh
+from ltx_jax.parallel.multihost import say
 from ltx_jax.pipelines import programs
 from ltx_jax.pipelines.clip import Clip
+from ltx_jax.pipelines.enhance import Enhancer
 from ltx_jax.pipelines.request import Request
 from ltx_jax.pipelines.states import begin, empty_audio, empty_video, make_state
 from ltx_jax.pipelines.tasks import Part, Stage, shape_of, stages_of
@@ -36,6 +41,9 @@ from ltx_jax.rng import named_key
 BATCH = 16  # clips that go through the network together, at most
 TOKENS = 16384  # video tokens that do, on every batch shard; one clip may have more
 WHOLE = (80, 768)  # frames and pixels of the longer side up to which clips are decoded whole
+
+# What one batch is made of: its request, the stages of that, its clips (prompt, number), and the size it is filled to.
+Batch = tuple[Request, tuple[Stage, ...], list[tuple[str, int]], int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,33 +63,41 @@ def open_model(
     text_encoder: str | Path | None = None,
     *,
     loras: Sequence[str] = (),
+    duration_head: str | Path | None = None,
+    prompt_enhancer: str | Path | None = None,
     mesh: Mesh | None = None,
     dtype: Any = None,
 ) -> Model:
     """The model at `checkpoint` (None: the toy) with LoRAs (PATH[:STRENGTH]) merged; see `load_bundle` and `Sampler`.
 
-    Weights stay in the type of the file. On a CPU, which would convert them in every step, they take that of the
-    computation.
+    duration_head: its file, where the checkpoint has none. prompt_enhancer: the folder of a chat model, where it is not
+    the text encoder that enhances. Weights stay in the type of the file. On a CPU, which would convert them in every
+    step, they take that of the computation.
     """
     mesh, checkpoint = make_mesh() if mesh is None else mesh, checkpoint or "toy"
     dtype = compute_dtype(mesh, dtype)
     stored = dtype if mesh.devices.flat[0].platform == "cpu" else None
-    bundle = apply_loras(load_bundle(checkpoint, text_encoder, stored), [parse_lora(text) for text in loras])
-    return Model(Sampler(bundle, mesh, dtype, {"checkpoint": str(checkpoint), "lora": list(loras)}))
+    others = [] if duration_head is None else [duration_head]
+    bundle = load_bundle(checkpoint, text_encoder, stored, others=others)
+    chat = None if prompt_enhancer is None else load_text_model(prompt_enhancer, bundle.release, stored)
+    bundle = apply_loras(bundle, [parse_lora(text) for text in loras])
+    return Model(Sampler(bundle, mesh, dtype, {"checkpoint": str(checkpoint), "lora": list(loras)}, chat))
 
 
 class Sampler:
     """Makes clips of one model. Calls may come from several threads; batches run one after the other."""
 
     def __init__(
-        self, bundle: Bundle, mesh: Mesh | None = None, dtype: Any = None, origin: Mapping[str, Any] | None = None
-    ):
+        self, bundle: Bundle, mesh: Mesh | None = None, dtype: Any = None, origin: Mapping[str, Any] | None = None,
+        chat: Bundle | None = None,
+    ):  # fmt: skip
         """mesh: devices to use, all by default. dtype: of the computation, see `compute_dtype`; origin: where the
-        weights come from, for the metadata of clips. Another mesh or type is another sampler."""
+        weights come from, for the metadata of clips; chat: the text model that enhances prompts, if not the encoder.
+        Another mesh or type is another sampler."""
         self.bundle, self.mesh = bundle, make_mesh() if mesh is None else mesh
         self.networks = networks_on(self.mesh, bundle.release, compute_dtype(self.mesh, dtype))
         self.origin = {"model": bundle.release.name, **(origin or {}), "dtype": str(self.networks.dtype)}
-        self._placed = Placed(self.networks, bundle.params, self.mesh)
+        self._placed, self._chat = Placed(self.networks, bundle.params, self.mesh), chat
         self._lock = threading.RLock()
 
     def use(self, bundle: Bundle) -> None:
@@ -109,20 +125,56 @@ class Sampler:
         Raises UserError at once for a request that the model cannot serve.
         """
         request = request.resolve(self.bundle.release)
-        return self._batches(request, stages_of(request), progress)
+        if request.enhance_prompt:
+            request = self._enhanced(request)
+        batches = []
+        for timed, clips in self._timed(request):
+            size = self._batch_size(shape_of(timed), len(clips))
+            cut = [clips[i : i + size] for i in range(0, len(clips), size)]
+            batches += [(timed, stages_of(timed), some, size) for some in cut]
+        return self._batches(batches, progress)
 
-    def _batches(self, request: Request, stages: tuple[Stage, ...], progress: bool) -> Iterator[Clip]:
-        clips = request.clips
-        size = self._batch_size(shape_of(request), len(clips))
-        batches = [clips[i : i + size] for i in range(0, len(clips), size)]
-        total = len(batches) * (sum(stage.steps for stage in stages) + 1)
+    def _batches(self, batches: Sequence[Batch], progress: bool) -> Iterator[Clip]:
+        total = sum(sum(stage.steps for stage in stages) + 1 for _, stages, _, _ in batches)
         with tqdm(total=total, desc="sampling", unit="step", disable=not progress) as bar:
             for batch in batches:
                 with self._lock, jax.set_mesh(self.mesh):
-                    made = self._batch(request, stages, batch, size, bar)
+                    made = self._batch(*batch, bar)
                 if batch is batches[-1]:
                     bar.close()  # what the caller prints comes after it
                 yield from made
+
+    def _enhanced(self, request: Request) -> Request:
+        """The request with its prompts written out, each once."""
+        release, placed = self.bundle.release, self._placed
+        require(
+            self._chat is not None or isinstance(release.text, Gemma3Config),
+            f"The text encoder of {release.name} only encodes: give the folder of a chat model with --prompt_enhancer.",
+        )
+        if self._chat is not None:
+            networks = networks_on(self.mesh, self._chat.release, self.networks.dtype)
+            placed = Placed(networks, self._chat.params, self.mesh)
+        enhance = Enhancer(self._chat or self.bundle, placed)
+        given = dict.fromkeys(request.prompts)
+        with self._lock, jax.set_mesh(self.mesh):
+            written = {p: enhance(p, request.seed or 0, request.enhance_instructions) for p in given}
+        for prompt, text in written.items():
+            say(f"'{prompt}' became '{text}'")
+        return dataclasses.replace(request, prompts=tuple(written[p] for p in request.prompts), enhance_prompt=False)
+
+    def _timed(self, request: Request) -> list[tuple[Request, list[tuple[str, int]]]]:
+        """Requests of one length each, and their clips, in the order of the request."""
+        if request.auto_duration is None:
+            return [(request, request.clips)]
+        release, frames = self.bundle.release, {}
+        with self._lock, jax.set_mesh(self.mesh):
+            head = self._placed.load(codec.make_duration_program, codec.DURATION, 1)
+            for prompt in dict.fromkeys(request.prompts):
+                seconds = float(np.asarray(head(*self._tokens([prompt])))[0])
+                bounds = (request.fps or 0.0, *request.auto_duration, release.video_vae.scale_factors[0])
+                frames[prompt] = duration_frames(seconds, *bounds)
+        fixed = lambda n: dataclasses.replace(request, num_frames=n, auto_duration=None).resolve(release)
+        return [(fixed(n), list(clips)) for n, clips in itertools.groupby(request.clips, lambda clip: frames[clip[0]])]
 
     def _batch_size(self, shape: VideoShape, clips: int) -> int:
         frames, rows, columns = latent_shape(shape, self.bundle.release.video_vae.scale_factors)
@@ -154,9 +206,12 @@ class Sampler:
     # --- stages -----------------------------------------------------------------------------------------------------
 
     def _contexts(self, prompts: list[str]) -> tuple[jax.Array, jax.Array]:
-        assert self.bundle.tokenizer is not None
         encode = self._placed.load(codec.make_encode_text_program, codec.TEXT_ENCODER, len(prompts))
-        return encode(*self.bundle.tokenizer(prompts))
+        return encode(*self._tokens(prompts))
+
+    def _tokens(self, prompts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        assert self.bundle.tokenizer is not None
+        return self.bundle.tokenizer(prompts)
 
     def _encode_video(self, pixels: np.ndarray, batch: int) -> jax.Array:
         """Tokens (batch, T, C) of frames uint8 (F, h, w, 3), equal for all."""

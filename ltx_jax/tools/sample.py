@@ -32,6 +32,8 @@ def define_flags() -> None:
     flags.DEFINE_string("contact_sheet", None, "Also write the clips' frames as one PNG here.")
     flags.DEFINE_string("checkpoint", "toy", "Folder or .safetensors file of weights.")
     flags.DEFINE_string("text_encoder", None, "Folder of the text encoder, where the checkpoint does not hold it.")
+    flags.DEFINE_string("duration_head", None, "File of the duration head, where the checkpoint holds none.")
+    flags.DEFINE_string("prompt_enhancer", None, "Folder of the chat model of --enhance_prompt (default: the encoder).")
     flags.DEFINE_multi_string("lora", [], "LoRA to merge: PATH[:STRENGTH] (or PATH STRENGTH); may be repeated.")
     cli.define_dtype()
     flags.DEFINE_bool("progress", True, "Show a progress bar.")
@@ -48,7 +50,10 @@ def _sample() -> None:
     request = Request(**_settings())
     experiment = Experiment.from_config(FLAGS.config)
     mesh = make_mesh(experiment.mesh)
-    model = open_model(FLAGS.checkpoint, FLAGS.text_encoder, loras=FLAGS.lora, mesh=mesh, dtype=FLAGS.dtype)
+    model = open_model(
+        FLAGS.checkpoint, FLAGS.text_encoder, loras=FLAGS.lora, duration_head=FLAGS.duration_head,
+        prompt_enhancer=FLAGS.prompt_enhancer, mesh=mesh, dtype=FLAGS.dtype,
+    )  # fmt: skip
     if cli.given("config"):
         check_same_model(experiment.model, model.bundle.release, FLAGS.checkpoint)
     request = request.resolve(model.bundle.release)

@@ -65,6 +65,21 @@ class Tokenizer:
             mask[row, self.max_length - len(tokens) :] = 1
         return ids, mask
 
+    def whole(self, text: str) -> list[int]:
+        """Ids of a text as it stands: not stripped, cut or padded, with what the assets add."""
+        free = tokenizers.Tokenizer.from_str(self._json)
+        free.no_truncation()
+        free.no_padding()
+        return free.encode(text).ids
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """The text of ids, without special tokens."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def id_of(self, token: str) -> int | None:
+        """The id of a token as it is spelled, or None."""
+        return self._tokenizer.token_to_id(token)
+
     def to_json(self) -> str:
         """Content of the tokenizer.json, as it was given."""
         return self._json
