@@ -7,6 +7,13 @@ It takes the place of configs/toy.py when its weights are better than those that
 
 from ltx_jax.experiment import experiment_config
 
+# What sampling asks of the model, and how much of the training each takes. Words alone come first: with them the model
+# learns the world that all the others continue.
+MODES = (
+    "text_to_video:6", "image_to_video:2", "keyframes:1.5", "video_prefix:1.5", "video_suffix:0.5",
+    "video_inpainting:1", "audio_to_video:1", "video_to_audio:1", "text_to_audio:0.5", "video_reference:1",
+)  # fmt: skip
+
 
 def get_config():
     """The toy of 16 x 16 x 4 compression on the exact world."""
@@ -20,6 +27,8 @@ def get_config():
     training.audio_vae.update(steps=8000, batch_size=8, window=97, segment=32, sample_every=1000)
     training.audio_vae.update(stft_weight=0.1, mel_weight=0.1, waveform_weight=1.0)
     training.audio_vae.optimizer.update(name="muon", learning_rate=1e-3)
-    training.dit.update(steps=20000, batch_size=32, clips=8192, sample_every=2000)
+    training.dit.update(steps=20000, batch_size=32, clips=8192, shrink=(1, 2), sample_every=2000)
+    training.dit.update(modes=MODES, keyframes=2)
+    training.dit.reference.update(downscale=2, temporal=1)
     training.dit.optimizer.update(name="muon", learning_rate=1e-3)
     return config

@@ -161,13 +161,15 @@ class DiTStageConfig(StageConfig):
     mode: a row of training/modes.py; or modes: several, as "NAME:WEIGHT", of which every sample draws one.
     first_frame_probability: keeps the first latent frame clean in modes whose generated video has no condition of its
     own. temporal_boundary, spatial_region: of prefixes and suffixes (latent frames) and of outpainting (pixels y1, x1,
-    y2, x2), in place of the declared ones. stored_masks: masks for inpainting come with the data; else boxes are drawn.
+    y2, x2), in place of the declared ones. keyframes: stills that come with a clip for modes that append some of them;
+    their frames are drawn by clip. stored_masks: masks for inpainting come with the data; else boxes are drawn.
     caption_dropout: share of samples that get the empty caption, for guidance. mark_keyframes: mark the first latent
     frame's tokens where the model has the embedding, as sampling does (the reference trainer does not). train_text:
     train text encoder and connectors along; otherwise batches bring text features and the connectors are frozen. lora:
-    train adapters of the frozen transformer alone (train_text is then off). clips: encoded clips to train on. remat:
-    what the backward pass recomputes, see models/dit/transformer.py; on a CPU the toy's step takes the same time with
-    "full" and with "dots".
+    train adapters of the frozen transformer alone (train_text is then off). clips: encoded clips to train on, of every
+    size. shrink: the sizes of raw clips, as divisors of their height and width; (1, 2) trains clips of half size too,
+    which sampling in two stages begins with. remat: what the backward pass recomputes, see models/dit/transformer.py;
+    on a CPU the toy's step takes the same time with "full" and with "dots".
     """
 
     steps: int = 10000
@@ -179,6 +181,7 @@ class DiTStageConfig(StageConfig):
     first_frame_probability: float = 0.1
     temporal_boundary: int | None = None
     spatial_region: tuple[int, int, int, int] | None = None
+    keyframes: int = 2
     stored_masks: bool = False
     reference: ReferenceConfig | None = None
     caption_dropout: float = 0.1
@@ -186,13 +189,20 @@ class DiTStageConfig(StageConfig):
     train_text: bool = True
     lora: LoRAConfig | None = None
     clips: int = 8192
+    shrink: tuple[int, ...] = (1,)
     remat: Remat = "full"
 
     def __post_init__(self):
         super().__post_init__()
         for name in ("first_frame_probability", "caption_dropout"):
             require(0 <= getattr(self, name) <= 1, f"{name} must lie in 0..1, not {getattr(self, name)}.")
+        require(self.keyframes >= 1, f"keyframes must be at least 1, not {self.keyframes}.")
         require(self.clips >= 1, f"Training needs at least one clip, not {self.clips}.")
+        sizes = self.shrink
+        require(
+            sizes and min(sizes) >= 1 and len(set(sizes)) == len(sizes),
+            f"training.dit.shrink must name different divisors of at least 1, not {sizes}.",
+        )
         boundary = self.temporal_boundary
         require(boundary is None or boundary >= 1, f"temporal_boundary must be at least 1, not {boundary}.")
         self.mixture()

@@ -20,6 +20,7 @@ from ltx_jax.errors import UserError, require
 Array = jax.Array
 Region = tuple[int, int, int, int]  # pixels: y1, x1, y2, x2
 
+APPENDED = ("reference", "keyframes")  # conditions whose tokens stand beside the target's
 _OPTIONS = {"prefix": "temporal_boundary", "suffix": "temporal_boundary", "spatial_crop": "spatial_region",
             "mask": "mask_dir", "reference": "latents_dir"}  # fmt: skip
 
@@ -31,9 +32,11 @@ class Condition:
     temporal_boundary: latent frames (audio: latent steps) of prefix and suffix. spatial_region: pixels (y1, x1, y2,
     x2) of spatial_crop. mask_dir: where the masks of `mask` are stored; values above 0.5 are given. latents_dir: where
     the latents of `reference` are stored. clips_only: leave clips of a single frame alone (the legacy strategies).
+    keyframes (ours; sampling.md 8.2 gives them, the published trainer does not): some stills of the clip stand beside
+    it, at the times of their frames; how many of those that come with the clip is drawn too.
     """
 
-    type: Literal["first_frame", "prefix", "suffix", "spatial_crop", "mask", "reference"]
+    type: Literal["first_frame", "prefix", "suffix", "spatial_crop", "mask", "reference", "keyframes"]
     probability: float = 1.0
     temporal_boundary: int | None = None
     spatial_region: Region | None = None
@@ -76,8 +79,8 @@ class StreamMode:
     conditions: tuple[Condition, ...] = ()
 
     def __post_init__(self):
-        references = [c for c in self.conditions if c.type == "reference"]
-        require(len(references) <= 1, f"A stream can have one reference, not {len(references)}.")
+        beside = [c.type for c in self.conditions if c.type in APPENDED]
+        require(len(beside) <= 1, f"A stream can have one reference or key frames, not {' and '.join(beside)}.")
 
     @property
     def active(self) -> tuple[tuple[int, Condition], ...]:
@@ -88,6 +91,11 @@ class StreamMode:
     def reference(self) -> Condition | None:
         """The condition that appends a reference."""
         return next((c for c in self.conditions if c.type == "reference"), None)
+
+    @property
+    def keyframes(self) -> Condition | None:
+        """The condition that appends key frames to a generated stream."""
+        return next((c for c in self.conditions if c.type == "keyframes" and self.is_generated), None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +113,7 @@ class Mode:
         generated = [s for s in (self.video, self.audio) if s is not None and s.is_generated]
         require(bool(generated), "A training mode must generate video or audio; set 'is_generated' on one of them.")
         for condition in self.audio.conditions if self.audio else ():
-            spatial = condition.type in ("first_frame", "spatial_crop")
+            spatial = condition.type in ("first_frame", "spatial_crop", "keyframes")
             require(not spatial, f"The condition '{condition.type}' exists for video only; remove it from audio.")
 
     def stream(self, modality: str) -> StreamMode | None:
@@ -214,7 +222,7 @@ def _audio(*conditions: Condition) -> Mode:
 _VIDEO_REFERENCE = Condition("reference", latents_dir="reference_latents")
 _AUDIO_REFERENCE = Condition("reference", latents_dir="reference_audio_latents")
 
-# Modes by name, the published presets (1.10). Another mode is another row.
+# Modes by name: the published presets (1.10), and key frames. Another mode is another row.
 MODES: dict[str, Mode] = {
     "text_to_video": _video(),
     "text_to_video_silent": _video(audio=None),
@@ -224,6 +232,7 @@ MODES: dict[str, Mode] = {
     "video_to_audio": Mode(video=StreamMode(is_generated=False)),
     "video_prefix": _video(Condition("prefix", temporal_boundary=8)),
     "video_suffix": _video(Condition("suffix", temporal_boundary=8)),
+    "keyframes": _video(Condition("keyframes")),
     "audio_prefix": _audio(Condition("prefix", temporal_boundary=8)),
     "audio_suffix": _audio(Condition("suffix", temporal_boundary=8)),
     "video_inpainting": _video(Condition("mask", mask_dir="video_masks"), audio=None),

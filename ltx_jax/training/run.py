@@ -38,7 +38,7 @@ from ltx_jax.training.autoencoders.adversarial import DISCRIMINATORS
 from ltx_jax.training.autoencoders.objectives import check_audio_stage, check_video_stage
 from ltx_jax.training.autoencoders.stage import STATISTICS, statistics, vae_stage
 from ltx_jax.training.config import STAGES, StageConfig, StageName, TrainingConfig
-from ltx_jax.training.dit.clips import prepared_source
+from ltx_jax.training.dit.clips import prepared_source, shrunk
 from ltx_jax.training.dit.objective import make_dit_objective
 from ltx_jax.training.dit.stage import check_start, dit_stage, shape_of
 from ltx_jax.training.loop import Stage, run_stage
@@ -200,8 +200,14 @@ def _check(setting: Setting, stages: Sequence[StageName], found: Weights, clips:
         found.start(name)
         if clips is None and name not in stages:
             found.check(name)
-    raw = VideoShape(data.frames, data.height, data.width, data.fps)
-    for shape in [raw] if clips is None else [shape_of(bucket) for bucket in clips.buckets]:
+    raw = [shrunk(data, by) for by in config.dit.shrink]
+    if clips is None:
+        for size in raw:
+            _check_sizes(release, size)
+            if data.path is None:
+                open_source(size)  # the world has a smallest size
+    shapes = [VideoShape(size.frames, size.height, size.width, size.fps) for size in raw]
+    for shape in shapes if clips is None else [shape_of(bucket) for bucket in clips.buckets]:
         make_dit_objective(release, config.dit, shape, setting.mesh, config.seed)
     if config.dit.lora is not None:
         targeted(dit_names(release.transformer), config.dit.lora.target_modules)

@@ -16,6 +16,7 @@ GRID, BATCH, CHANNELS = (3, 2, 2), 4, 5
 TOKENS = 12
 MASKS = {name: jnp.tile(jnp.linspace(0, 1, TOKENS), (BATCH, 1)) for name in ("video_masks", "audio_masks")}
 REFERENCE = jnp.full((BATCH, 6, CHANNELS), 7.0)
+STILLS = noise.KeyFrames(REFERENCE[:, :4], jnp.zeros((BATCH, 1), jnp.int32), TOKENS)
 GRIDS = {"video": GRID, "audio": GRID}
 
 
@@ -27,7 +28,8 @@ def fitted(name):
 def noised(mode, seed=0, **options):
     x0 = jax.random.normal(jax.random.key(7), (BATCH, TOKENS, CHANNELS))
     draws = noise.draw(jax.random.split(jax.random.key(seed), BATCH), len(mode.conditions), TOKENS, CHANNELS)
-    arrays = {"masks": MASKS, "reference": REFERENCE if mode.reference else None} | options
+    beside = {"reference": REFERENCE if mode.reference else None, "keyframes": STILLS if mode.keyframes else None}
+    arrays = {"masks": MASKS} | beside | options
     return x0, draws, jax.jit(lambda x, d, a: noise.noise_stream(mode, x, d, GRID, **a))(x0, draws, arrays)
 
 
@@ -106,6 +108,8 @@ def test_modes_come_from_mappings_and_mistakes_are_sentences():
     for wrong, words in [
         (lambda: Mode(video=None, audio=StreamMode(is_generated=False)), "must generate"),
         (lambda: Mode(audio=StreamMode(conditions=(Condition("first_frame"),))), "video only"),
+        (lambda: Mode(audio=StreamMode(conditions=(Condition("keyframes"),))), "video only"),
+        (lambda: StreamMode(conditions=(Condition("keyframes"), Condition("reference", latents_dir="r"))), "one refer"),
         (lambda: Condition("prefix"), "needs 'temporal_boundary'"),
         (lambda: Condition("first_frame", temporal_boundary=2), "takes no"),
         (lambda: Condition("first_frame", 1.5), "0..1"),

@@ -11,6 +11,7 @@ from ltx_jax.training.dit import noise
 
 GRID, BATCH, CHANNELS, TOKENS = (4, 2, 2), 6, 3, 16
 GRIDS = {"video": GRID, "audio": (TOKENS, 1, 1)}
+STILLS = noise.KeyFrames(jnp.full((BATCH, 8, CHANNELS), 5.0), jnp.tile(jnp.array([12, 0]), (BATCH, 1)), TOKENS + 4)
 REFERENCE = jnp.full((BATCH, 4, CHANNELS), 7.0)
 
 
@@ -24,7 +25,7 @@ def every_stream(modality):
     streams = []
     for mode in modes.MODES.values():
         own = modes.fit_mode(mode, GRIDS, (32, 32), None, None).stream(modality)
-        options = {"masks": masks, "reference": REFERENCE}
+        options = {"masks": masks, "reference": REFERENCE, "keyframes": STILLS}
         streams.append(None if own is None else noise.noise_stream(own, x0, draws, grid, **options))
     return streams
 
@@ -48,8 +49,23 @@ def test_a_mixture_gives_each_sample_its_mode(modality):
             index = np.zeros(count, int) if own.level_index is None else own.level_index[row]
             levels = mixed.levels[row][mixed.level_index[row]]
             np.testing.assert_array_equal(levels[:length], np.asarray(own.levels[row])[index][:length])
+            places = np.arange(length) if own.place is None else own.place[row][:length]
+            assert mixed.place is None or np.array_equal(mixed.place[row][:length], places)
             wanted = np.zeros(TOKENS, bool) if own.loss_mask is None else own.loss_mask[row]
             np.testing.assert_array_equal(mixed.loss_mask[row], wanted)
+
+
+def test_one_still_or_more_stand_at_the_places_of_their_frames():
+    """Two stills of four tokens come with each clip; behind the clip the tables know 4 tokens of something else."""
+    mode = modes.StreamMode(conditions=(modes.Condition("keyframes", 0.5),))
+    draws = noise.Draws(*(jnp.zeros(4),) * 3, noise=jnp.ones((4, TOKENS, CHANNELS)),
+                        conditions=(jnp.array([0.2, 0.3, 0.5, 0.9]),))  # fmt: skip
+    stills = jax.tree.map(lambda x: x[:4], STILLS)
+    stream = noise.noise_stream(mode, jnp.zeros((4, TOKENS, CHANNELS)), draws, GRID, keyframes=stills)
+    assert stream.length.tolist() == [TOKENS + 4, TOKENS + 8, TOKENS, TOKENS]
+    assert stream.place[0].tolist() == [*range(TOKENS), *range(68, 72), *range(20, 24)]  # 68 = 20 + 12 * 4
+    np.testing.assert_array_equal(stream.latent[:, TOKENS:], stills.tokens)
+    assert not np.take_along_axis(np.asarray(stream.levels), np.asarray(stream.level_index), 1)[:, TOKENS:].any()
 
 
 def test_a_skipped_reference_is_padding():

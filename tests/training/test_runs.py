@@ -12,6 +12,7 @@ from ltx_jax.checkpoints.load import load_bundle
 from ltx_jax.checkpoints.lora import apply_loras, load_lora
 from ltx_jax.checkpoints.orbax import load_weights
 from ltx_jax.data.config import DataConfig
+from ltx_jax.data.encoded.prepared import PreparedClips
 from ltx_jax.errors import UserError
 from ltx_jax.experiment import Experiment
 from ltx_jax.parallel.mesh import MeshConfig, make_mesh
@@ -36,8 +37,8 @@ def model(tmp_path_factory):
     return save_tiny_model(tmp_path_factory.mktemp("model"))
 
 
-def train(stage, workdir, model, stages=("dit",), sizes=(1, 1, 1, 1)):
-    experiment = Experiment(tiny_release(), data=DATA, training=TrainingConfig(dit=stage))
+def train(stage, workdir, model, stages=("dit",), sizes=(1, 1, 1, 1), data=DATA):
+    experiment = Experiment(tiny_release(), data=data, training=TrainingConfig(dit=stage))
     mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: int(np.prod(sizes))])
     run_training(experiment, mesh, workdir, stages, model)
 
@@ -84,6 +85,23 @@ def test_a_mixture_of_all_modes_resumes_bit_for_bit_and_onto_another_mesh(tmp_pa
     metrics = read_metrics(halves[1, 1, 1, 1] / "dit" / "metrics.jsonl")
     assert len(metrics) == 4 and all(np.isfinite(line["loss"]) for line in metrics)
     assert {name for line in metrics for name in line} > {"loss_video", "loss_audio"}
+
+
+@pytest.mark.slow
+def test_clips_of_half_size_and_their_stills_are_trained_on_too(tmp_path, model):
+    """Both sizes are encoded with a still of each clip, and every size has a program of its own."""
+    stage = dataclasses.replace(STAGE, modes=("text_to_video", "keyframes"), keyframes=1, shrink=(1, 2), steps=4)
+    data = dataclasses.replace(DATA, height=32, width=32)
+    train(stage, tmp_path, model, data=data)
+    clips = PreparedClips(tmp_path / "clips")
+    assert {bucket.name: count for bucket, count in clips.buckets.items()} == {"32x32x5@8": 12, "16x16x5@8": 12}
+    for bucket in clips.buckets:
+        item = clips.item(bucket, 3)
+        assert 0 <= item["keyframes"][0] < 5 and len(item["video_keyframes"]) == (bucket.height // 8) ** 2
+    rows = read_metrics(tmp_path / "dit" / "metrics.jsonl")
+    assert len(rows) == 4 and all(np.isfinite(row["loss"]) for row in rows)
+    with pytest.raises(UserError, match="cannot be 3 times smaller"):
+        train(dataclasses.replace(stage, shrink=(1, 3)), tmp_path / "third", model, data=data)
 
 
 def test_a_lora_changes_only_its_own_parameters(tmp_path, model, monkeypatch):

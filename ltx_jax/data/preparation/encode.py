@@ -111,16 +111,20 @@ class ClipEncoder:
         self._placed.weights(PARTS if with_text else PIXELS_AND_SOUND)
 
     def __call__(
-        self, clips: Sequence[Clip], items: Sequence[Item], references: Sequence[Item] | None = None
-    ) -> list[bytes]:
+        self, clips: Sequence[Clip], items: Sequence[Item], references: Sequence[Item] | None = None,
+        stills: Sequence[np.ndarray] | None = None,
+    ) -> list[bytes]:  # fmt: skip
         """A record of every clip, all of one bucket, at most `batch`; items: as `read_clip` gives them.
 
         references: of the clips, where they have one (data/raw/references.py); their sound is as long as the clips'.
+        stills: of every clip the frames (K,) int32 that are also encoded alone, as key frames.
         """
         length = audio_length(clips[0].bucket.frames, clips[0].bucket.fps)
         tokens = self._tokens(items, length)
         if references is not None:
             tokens |= {f"{name}_reference": x for name, x in self._tokens(references, length).items()}
+        if stills is not None:
+            tokens |= self._stills(items, np.stack(stills))
         text = self.text([clip.caption for clip in clips]) if self.with_text else [{}] * len(clips)
         records = []
         for i, (clip, item) in enumerate(zip(clips, items, strict=True)):
@@ -134,10 +138,20 @@ class ClipEncoder:
     def _tokens(self, items: Sequence[Item], length: int) -> dict[str, np.ndarray]:
         """video (n, T, C) and audio (n, length, C') as they are stored."""
         video, audio = (self._full(np.stack([item[name] for item in items])) for name in ("video", "audio"))
-        tokens = patchify_video(encode_in_tiles(self._latents, video, self._factors, self._tile, self._tile // 4))
         encode = self._placed.load(make_encode_audio_program, AUDIO_ENCODER, audio, length)
         sound = np.asarray(encode(audio))[: len(items)]
-        return {"video": tokens[: len(items)].astype(self._stored), "audio": sound.astype(np.float32)}
+        return {"video": self._video(video)[: len(items)], "audio": sound.astype(np.float32)}
+
+    def _stills(self, items: Sequence[Item], frames: np.ndarray) -> dict[str, np.ndarray]:
+        """Tokens (n, K * H * W, C) of K stills each, one after the other, and their frames (n, K)."""
+        pictures = np.stack([item["video"][own] for item, own in zip(items, frames, strict=True)])  # (n, K, h, w, 3)
+        alone = [self._video(self._full(pictures[:, k : k + 1]))[: len(items)] for k in range(frames.shape[1])]
+        return {"video_keyframes": np.concatenate(alone, axis=1), "keyframes": frames}
+
+    def _video(self, video: np.ndarray) -> np.ndarray:
+        """Tokens (B, T, C) of frames uint8 (B, F, h, w, 3), as they are stored."""
+        latents = encode_in_tiles(self._latents, video, self._factors, self._tile, self._tile // 4)
+        return patchify_video(latents).astype(self._stored)
 
     def _latents(self, video: np.ndarray) -> np.ndarray:
         """Normalised latents (B, F', H, W, C) of frames or of a tile of them, uint8 (B, F, h, w, 3)."""

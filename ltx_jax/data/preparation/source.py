@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ltx_jax.data.buckets import Bucket
 from ltx_jax.data.preparation.clips import Clip
 from ltx_jax.data.preparation.encode import ClipEncoder, Encoded
@@ -19,6 +21,7 @@ from ltx_jax.data.raw.item import Source
 from ltx_jax.files import read_json, write_bytes, write_json
 from ltx_jax.lock import NAME as LOCK
 from ltx_jax.lock import working_in
+from ltx_jax.rng import numpy_rng
 
 BATCH, SHARD = 16, 256  # clips encoded together, clips of a shard
 
@@ -28,6 +31,7 @@ class SourceClips:
     """Clips 0 .. count - 1 of `source`, all of one size; numbers beyond its length are further draws of it.
 
     references: of the same clips, numbered alike, or None (data/raw/references.py). sample_rate of the sound in Hz.
+    stills: frames of each clip, drawn by its number, that are encoded alone beside it.
     """
 
     source: Source
@@ -35,12 +39,14 @@ class SourceClips:
     bucket: Bucket
     sample_rate: int
     references: Source | None = None
+    stills: int = 0
 
     @property
     def identity(self) -> dict[str, Any]:
         """What tells the clips apart from others, JSON-able."""
         beside = self.references.fingerprint if self.references is not None else ""
-        return {"source": self.source.fingerprint, "references": beside, "clips": self.count}
+        stills = {"stills": self.stills} if self.stills else {}
+        return {"source": self.source.fingerprint, "references": beside, "clips": self.count} | stills
 
     def records(self, encoder: ClipEncoder, batches: Sequence[list[Clip]]) -> Iterator[Encoded]:
         """Records of every batch of clips, whose numbers are their names."""
@@ -49,32 +55,43 @@ class SourceClips:
             items = [self.source.item(n, draw) for draw, n in places]
             beside = [self.references.item(n, draw) for draw, n in places] if self.references is not None else None
             named = [dataclasses.replace(c, caption=item["caption"]) for c, item in zip(batch, items, strict=True)]
-            yield list(encoder(named, items, beside))
+            stills = [self._stills(int(clip.name)) for clip in batch] if self.stills else None
+            yield list(encoder(named, items, beside, stills))
+
+    def _stills(self, number: int) -> np.ndarray:
+        """The frames of clip `number` that are stills, int32 (stills,), in random order."""
+        rng = numpy_rng(0, "stills", number)
+        return rng.choice(self.bucket.frames, self.stills, replace=False).astype(np.int32)
 
 
 def prepare_source(
-    clips: SourceClips, output: Path, open_encoder: Callable[[], ClipEncoder], model: dict[str, str],
+    sizes: Sequence[SourceClips], output: Path, open_encoder: Callable[[], ClipEncoder], model: dict[str, str],
     text: str | None, *, progress: bool = True,
 ) -> None:  # fmt: skip
-    """Encode `clips` into the folder `output`, to be read by `PreparedClips`.
+    """Encode clips, of every size those of an entry of `sizes`, into the folder `output`, for `PreparedClips`.
 
     open_encoder: called if there is something to encode. model: identity of the autoencoders, see `model_identity`.
     text: what tells the text encoder apart from others, None where the encoder makes no features of captions. Raises
     UserError for a clip that cannot be read, and when another process works in the folder.
     """
-    identity = {"format": FORMAT, "model": model, "text": text, "shard_clips": SHARD, **clips.identity}
-    encoder = functools.cache(open_encoder)
-    encode = lambda batches: clips.records(encoder(), batches) if batches else iter(())
+    more = {"smaller": [own.identity for own in sizes[1:]]} if len(sizes) > 1 else {}
+    identity = {"format": FORMAT, "model": model, "text": text, "shard_clips": SHARD, **sizes[0].identity, **more}
+    encoder, of_bucket = functools.cache(open_encoder), {own.bucket: own for own in sizes}
+
+    def encode(batches: Sequence[list[Clip]]) -> Iterator[Encoded]:
+        return (record for batch in batches for record in of_bucket[batch[0].bucket].records(encoder(), [batch]))
+
     output.mkdir(parents=True, exist_ok=True)
     with working_in(output):
         if not (output / IDENTITY).is_file() or read_json(output / IDENTITY) != identity:
             _empty(output)
             write_json(output / IDENTITY, identity)
-        shards = assign_shards([Clip("", str(n), "", clips.bucket, 0.0) for n in range(clips.count)], SHARD)
+        clips = [Clip("", str(n), "", own.bucket, 0.0) for own in sizes for n in range(own.count)]
+        shards = assign_shards(clips, SHARD)
         lines = write_shards(output, shards, encode, BATCH, progress)
         if text is not None and not (output / EMPTY).is_file():
             write_bytes(output / EMPTY, encoder().empty())
-        write_json(output / INDEX, make_index(lines, [], clips.sample_rate, model))
+        write_json(output / INDEX, make_index(lines, [], sizes[0].sample_rate, model))
 
 
 def _empty(folder: Path) -> None:

@@ -17,6 +17,7 @@ from ltx_jax.diffusion.geometry import (
     VideoShape,
     audio_length,
     audio_positions,
+    keyframe_positions,
     latent_shape,
     reference_positions,
     video_positions,
@@ -35,8 +36,9 @@ class ClipSizes:
     """Latent sizes of the clips of one shape.
 
     grid: of the video. audio_tokens: of the sound. cell: pixels per latent cell, (height, width). reference: grid of
-    the reference video; reference_audio: tokens of the reference sound; empty where no mode has one. padded: video
-    tokens, reference included, rounded up to a multiple of the mesh's context axis.
+    the reference video; reference_audio: tokens of the reference sound; empty where no mode has one. keyframes: stills
+    that come with a clip, 0 where no mode appends them. frames: of the clip, in pixels. padded: video tokens, those
+    beside them included, rounded up to a multiple of the mesh's context axis.
     """
 
     grid: Grid
@@ -44,6 +46,8 @@ class ClipSizes:
     cell: tuple[int, int]
     reference: Grid | None
     reference_audio: int
+    keyframes: int
+    frames: int
     padded: int
 
     @property
@@ -55,6 +59,16 @@ class ClipSizes:
     def video_tokens(self) -> int:
         """Tokens of the video, without a reference."""
         return math.prod(self.grid)
+
+    @property
+    def reference_tokens(self) -> int:
+        """Tokens of the reference video."""
+        return math.prod(self.reference or (0,))
+
+    @property
+    def still_tokens(self) -> int:
+        """Tokens of one still."""
+        return math.prod(self.grid[1:])
 
 
 def reference_shape(shape: VideoShape, config: ReferenceConfig) -> VideoShape:
@@ -70,7 +84,7 @@ def clip_sizes(release: Release, config: DiTStageConfig, shape: VideoShape, cont
     """The sizes for clips of one shape; context: size of the mesh axis that the video tokens are spread over."""
     factors = release.video_vae.scale_factors
     grid, audio = latent_shape(shape, factors), audio_length(shape.frames, shape.fps)
-    reference, tokens = None, math.prod(grid)
+    reference, beside = None, 0
     if has_reference(config, "video"):
         small = reference_shape(shape, config.reference or ReferenceConfig())
         reference = latent_shape(small, factors)
@@ -78,9 +92,16 @@ def clip_sizes(release: Release, config: DiTStageConfig, shape: VideoShape, cont
         require(
             aligned, f"The reference of {small.frames} frames of {small.width} x {small.height} is no whole latent."
         )
-        tokens += math.prod(reference)
+        beside = math.prod(reference)
+    stills = config.keyframes if has_keyframes(config) else 0
+    require(
+        stills <= shape.frames,
+        f"Clips of {shape.frames} frames do not have {stills} different stills: lower training.dit.keyframes.",
+    )
+    tokens = math.prod(grid) + max(beside, stills * math.prod(grid[1:]))
     sound = audio if has_reference(config, "audio") else 0
-    return ClipSizes(grid, audio, factors[1:], reference, sound, -(-tokens // context) * context)
+    padded = -(-tokens // context) * context
+    return ClipSizes(grid, audio, factors[1:], reference, sound, stills, shape.frames, padded)
 
 
 def has_reference(config: DiTStageConfig, modality: str) -> bool:
@@ -89,8 +110,14 @@ def has_reference(config: DiTStageConfig, modality: str) -> bool:
     return any(s is not None and s.reference is not None for s in streams)
 
 
+def has_keyframes(config: DiTStageConfig) -> bool:
+    """Whether a mode of the stage appends key frames to the video."""
+    streams = (share.mode.video for share in config.mixture())
+    return any(s is not None and s.keyframes is not None for s in streams)
+
+
 def dit_tables(release: Release, sizes: ClipSizes, config: DiTStageConfig, fps: float) -> dict[str, Rotary]:
-    """The rotary tables of the clips, references behind them; host arrays."""
+    """The rotary tables of the clips, behind them references, behind these stills of every frame; host arrays."""
     factors, small = release.video_vae.scale_factors, config.reference or ReferenceConfig()
     video, audio = video_positions(*sizes.grid, fps, factors), audio_positions(sizes.audio_tokens)
     if sizes.reference is not None:
@@ -99,6 +126,10 @@ def dit_tables(release: Release, sizes: ClipSizes, config: DiTStageConfig, fps: 
             temporal=small.temporal,
         )  # fmt: skip
         video = np.concatenate([video, beside], axis=2)
+    if sizes.keyframes:
+        still = (1, *sizes.grid[1:])
+        stills = [keyframe_positions(still, frame, fps, factors) for frame in range(sizes.frames)]
+        video = np.concatenate([video, *stills], axis=2)
     if sizes.reference_audio:
         audio = np.concatenate([audio, audio_positions(sizes.reference_audio)], axis=2)
     tables = rotary_tables(release.transformer, video, audio)
@@ -118,8 +149,11 @@ def abstract_batch(release: Release, sizes: ClipSizes, config: DiTStageConfig) -
             empty[f"{name}_features"] = struct((s, own.width), dtype)
     channels = {"video": dit.in_channels, "audio": dit.audio_in_channels}
     tokens = {"video": sizes.video_tokens, "audio": sizes.audio_tokens}
-    references = {"video": math.prod(sizes.reference or (0,)), "audio": sizes.reference_audio}
+    references = {"video": sizes.reference_tokens, "audio": sizes.reference_audio}
     batch: dict[str, Any] = {"has_audio": struct((b,), jnp.bool_)}
+    if sizes.keyframes:
+        batch["video_keyframes"] = struct((b, sizes.keyframes * sizes.still_tokens, channels["video"]), jnp.float32)
+        batch["keyframes"] = struct((b, sizes.keyframes), jnp.int32)
     for m in MODALITIES:
         batch[m] = struct((b, tokens[m], channels[m]), jnp.float32)
         if references[m]:

@@ -16,7 +16,7 @@ from ltx_jax.diffusion.conditioning import Grid
 from ltx_jax.diffusion.objectives import SigmaConfig, add_noise, sample_sigma, velocity_target
 from ltx_jax.rng import named_key, normal
 from ltx_jax.streams import length_mask
-from ltx_jax.training.modes import StreamMode
+from ltx_jax.training.modes import APPENDED, StreamMode
 
 Array = jax.Array
 
@@ -38,8 +38,9 @@ class NoisyStream:
 
     latent: (B, T + R, C), the target's tokens, then the reference's. sigma (B,); levels (B, U) with level_index
     (B, T + R) into them, None when U = 1. length: (B,) tokens that are real, None for all. targets (B, T, C) and
-    loss_mask (B, T) bool, None for a frozen stream. present: (B,) bool, False where the sample's mode has no such
-    stream, None for everywhere.
+    loss_mask (B, T) bool, None for a frozen stream. place: (B, T + R) int32, where each token stands among all the
+    positions that the rotary tables know, None for one after the other. present: (B,) bool, False where the sample's
+    mode has no such stream, None for everywhere.
     """
 
     latent: Array
@@ -49,7 +50,20 @@ class NoisyStream:
     length: Array | None = None
     targets: Array | None = None
     loss_mask: Array | None = None
+    place: Array | None = None
     present: Array | None = None
+
+
+@struct.dataclass
+class KeyFrames:
+    """Stills of each clip. tokens: (B, K * n, C), n of each still; frames: (B, K) int32, which pixel frames they are.
+
+    first: the place of frame 0's still among the positions that the rotary tables know; the others' follow in order.
+    """
+
+    tokens: Array
+    frames: Array
+    first: int = struct.field(pytree_node=False)
 
 
 def draw(keys: Array, conditions: int, tokens: int, channels: int) -> Draws:
@@ -101,15 +115,16 @@ def noise_stream(
     scale: tuple[int, int] = (32, 32),
     masks: Mapping[str, Array] | None = None,
     reference: Array | None = None,
+    keyframes: KeyFrames | None = None,
     length: Array | None = None,
     sigma: Array | None = None,
 ) -> NoisyStream:
     """Noise clean tokens x0 (B, T, C) of a latent grid (audio: (A, 1, 1)) as the mode says.
 
-    draws: may be None where nothing is drawn (a frozen stream without a reference). scale: pixels per latent cell,
+    draws: may be None where nothing is drawn (a frozen stream with nothing beside it). scale: pixels per latent cell,
     (height, width). masks: stored masks (B, T) by the `mask_dir` of their condition. reference: clean tokens
-    (B, R, C) of a `reference` condition. length: (B,) real target tokens where the tail is padding, which is in no
-    loss and does not count for the sigmas. sigma: (B,), in place of a drawn one.
+    (B, R, C) of a `reference` condition. keyframes: of a condition of that name. length: (B,) real target tokens where
+    the tail is padding, which is in no loss and does not count for the sigmas. sigma: (B,), in place of a drawn one.
     """
     if mode.is_generated:
         assert draws is not None
@@ -117,11 +132,16 @@ def noise_stream(
     else:
         zero = jnp.zeros((x0.shape[0],), jnp.float32)
         noisy = NoisyStream(x0, zero, zero[:, None], length=length)
-    if mode.reference is None:
+    beside = mode.reference or mode.keyframes
+    if beside is None:
         return noisy
-    assert draws is not None and reference is not None
-    used = draws.conditions[mode.conditions.index(mode.reference)] < mode.reference.probability
-    return _with_reference(noisy, reference, used)
+    assert draws is not None
+    drawn = draws.conditions[mode.conditions.index(beside)]
+    if beside is mode.keyframes:
+        assert keyframes is not None
+        return _with_keyframes(noisy, keyframes, drawn, beside.probability)
+    assert reference is not None
+    return _appended(noisy, reference, reference.shape[1] * (drawn < beside.probability))
 
 
 def _noised(
@@ -140,7 +160,7 @@ def _noised(
     if sigma is None:
         count = tokens if length is None else length
         sigma = sample_sigma(sigmas, count, draws.normal, draws.uniform, draws.mix)
-    intrinsic = [(i, c) for i, c in mode.active if c.type != "reference"]
+    intrinsic = [(i, c) for i, c in mode.active if c.type not in APPENDED]
     given = jnp.zeros((batch, tokens), bool)
     for i, condition in intrinsic:
         selected = jnp.asarray(condition.selected(grid, scale, (masks or {}).get(condition.mask_dir or "")))
@@ -163,21 +183,37 @@ def _two_levels(noisy: NoisyStream, given: Array) -> NoisyStream:
     return noisy.replace(levels=levels, level_index=given.astype(jnp.int32))  # type: ignore[attr-defined]
 
 
-def _with_reference(noisy: NoisyStream, reference: Array, used: Array) -> NoisyStream:
-    """The stream with clean reference tokens behind the target's, real in the samples that use them (3.5).
+def _with_keyframes(noisy: NoisyStream, keys: KeyFrames, drawn: Array, probability: float) -> NoisyStream:
+    """The stream with the first one to K stills of each clip behind it, in a share `probability` of the samples.
 
-    The reference program draws once per batch and changes the sequence; here every sample draws, and the others
-    carry the reference as padding.
+    drawn: (B,) uniform, which decides on both.
+    """
+    batch, tokens, _ = noisy.latent.shape
+    stills = keys.frames.shape[1]
+    each = keys.tokens.shape[1] // stills
+    used = 1 + jnp.floor(drawn / max(probability, 1e-6) * stills).astype(jnp.int32)  # (B,) 1 .. K
+    places = keys.first + keys.frames[:, :, None] * each + jnp.arange(each)  # (B, K, n)
+    own = jnp.broadcast_to(jnp.arange(tokens), (batch, tokens))
+    noisy = _appended(noisy, keys.tokens, each * used * (drawn < probability))
+    place = jnp.concatenate([own, places.reshape(batch, -1)], axis=1)
+    return noisy.replace(place=place)  # type: ignore[attr-defined]
+
+
+def _appended(noisy: NoisyStream, beside: Array, used: Array) -> NoisyStream:
+    """The stream with clean tokens (B, R, C) behind the target's, of which the first `used` (B,) are real (3.5).
+
+    The reference program draws once per batch and changes the sequence; here every sample draws, and what it does not
+    use it carries as padding.
     """
     batch, tokens, _ = noisy.latent.shape
     if noisy.level_index is None:
         noisy = _two_levels(noisy, jnp.zeros((batch, tokens), bool))
     assert noisy.level_index is not None and noisy.length is None
-    clean = jnp.ones((batch, reference.shape[1]), jnp.int32)
+    clean = jnp.ones((batch, beside.shape[1]), jnp.int32)
     return noisy.replace(  # type: ignore[attr-defined]
-        latent=jnp.concatenate([noisy.latent, reference.astype(noisy.latent.dtype)], axis=1),
+        latent=jnp.concatenate([noisy.latent, beside.astype(noisy.latent.dtype)], axis=1),
         level_index=jnp.concatenate([noisy.level_index, clean], axis=1),
-        length=tokens + reference.shape[1] * used.astype(jnp.int32),
+        length=tokens + used.astype(jnp.int32),
     )
 
 
@@ -204,6 +240,8 @@ def mix(streams: Sequence[NoisyStream | None], choice: Array) -> NoisyStream | N
     trained = next((s for s in some if s.targets is not None), None)
     padded = any(s.length is not None or s.latent.shape != longest.latent.shape for s in some)
     forms = [_general(s, longest, trained, padded) for s in streams]
+    if any(s.place is not None for s in some):
+        forms = [_placed(form) for form in forms]
 
     def pick(*leaves: Array) -> Array:
         result = leaves[0]
@@ -212,6 +250,13 @@ def mix(streams: Sequence[NoisyStream | None], choice: Array) -> NoisyStream | N
         return result
 
     return jax.tree.map(pick, *forms)
+
+
+def _placed(stream: NoisyStream) -> NoisyStream:
+    """The stream with a place of its own for every token."""
+    batch, tokens, _ = stream.latent.shape
+    one_by_one = jnp.broadcast_to(jnp.arange(tokens), (batch, tokens))
+    return stream.replace(place=one_by_one if stream.place is None else stream.place)  # type: ignore[attr-defined]
 
 
 def _general(
@@ -239,5 +284,6 @@ def _general(
         length=jnp.full((batch,), count, jnp.int32) if padded and stream.length is None else stream.length,
         targets=targets,
         loss_mask=mask,
+        place=None if stream.place is None else jnp.pad(stream.place, missing),
         present=present,
     )

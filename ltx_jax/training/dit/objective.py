@@ -22,7 +22,7 @@ from ltx_jax.streams import Context, Rotary, Stream
 from ltx_jax.training.config import DiTStageConfig
 from ltx_jax.training.dit.inputs import ClipSizes, abstract_batch, clip_sizes, dit_tables, mask_folders
 from ltx_jax.training.dit.losses import bucket_names, masked_loss, sigma_buckets
-from ltx_jax.training.dit.noise import Draws, NoisyStream, choose, draw, draw_masks, mix, noise_stream
+from ltx_jax.training.dit.noise import Draws, KeyFrames, NoisyStream, choose, draw, draw_masks, mix, noise_stream
 from ltx_jax.training.lora import PART as LORA
 from ltx_jax.training.lora import abstract_lora, scaled, with_dropout
 from ltx_jax.training.modes import Mode, WeightedMode, fit_mode
@@ -39,8 +39,9 @@ class DiTObjective:
 
     A batch has video (B, T, C) and audio (B, A, C') clean normalised tokens, has_audio (B,) bool, text_mask (B, S)
     int32, and either text_ids (B, S) int32 or video_features (B, S, E) and audio_features (B, S, E'), the feature
-    extractor's output. Where a mode asks for them: video_reference (B, R, C), audio_reference (B, R', C') tokens, and
-    with config.stored_masks video_mask (B, T), audio_mask (B, A), above 0.5 for what is given. "empty" is the same text
+    extractor's output. Where a mode asks for them: video_reference (B, R, C), audio_reference (B, R', C') tokens,
+    video_keyframes (B, K n, C), n tokens of each of K stills, with their pixel frames keyframes (B, K) int32, and with
+    config.stored_masks video_mask (B, T), audio_mask (B, A), above 0.5 for what is given. "empty" is the same text
     of the empty caption, without the axis B. shares: the modes, of which every sample draws one.
     """
 
@@ -122,6 +123,9 @@ class DiTObjective:
                 continue
             options = {"sigmas": self.config.sigmas, "scale": self.sizes.cell, "masks": masks[name]}
             options |= {"reference": batch.get(f"{name}_reference")}
+            if own.keyframes is not None:
+                first = self.sizes.video_tokens + self.sizes.reference_tokens
+                options["keyframes"] = KeyFrames(batch["video_keyframes"], batch["keyframes"], first)
             options |= {"sigma": before.sigma if mode.shared_sigma and before is not None else None}
             streams.append(noise_stream(own, batch[name], draws[name], self.sizes.grids[name], **options))
         return streams
@@ -172,10 +176,17 @@ def _stream(noisy: NoisyStream, tables: dict[str, Rotary], name: str) -> Stream:
         sigma=noisy.sigma,
         levels=noisy.levels,
         level_index=noisy.level_index,
-        rotary=tables[name],
-        cross_rotary=tables.get(f"{name}_cross"),
+        rotary=_rows(tables[name], noisy.place),
+        cross_rotary=_rows(tables.get(f"{name}_cross"), noisy.place),
         length=noisy.length,
     )
+
+
+def _rows(rotary: Rotary | None, place: Array | None) -> Any:
+    """The tables with the rows of tokens at `place` (B, T) among their positions; None: one after the other."""
+    if rotary is None or place is None:
+        return rotary
+    return rotary.replace(index=jnp.take(rotary.index[0], place, axis=0))  # type: ignore[attr-defined]
 
 
 def _reported_sigma(video: NoisyStream | None, audio: NoisyStream | None) -> Array:
