@@ -34,7 +34,7 @@ def define_flags() -> None:
     cli.define_config()
     cli.define_cluster()
     flags.DEFINE_string("workdir", None, "Folder of checkpoints, logs, samples and the finished model.")
-    flags.DEFINE_enum("stage", "all", ["all", "video_vae", "audio_vae", "dit"], "Which stage to train.")
+    flags.DEFINE_enum("stage", "all", ["all", *STAGES], "Which stage to train.")
     flags.DEFINE_string("init_from", None, "Earlier run or model whose weights to start from; 'toy': the shipped one.")
     flags.DEFINE_string("text_encoder", None, "Folder of that model's text encoder, where it does not lie beside it.")
 

@@ -12,8 +12,8 @@ from ltx_jax.training.lora import LoRAConfig
 from ltx_jax.training.modes import Condition, StreamMode, WeightedMode, parse_mixture
 from ltx_jax.training.optimizer import OptimizerConfig, ScheduleConfig
 
-StageName = Literal["video_vae", "audio_vae", "dit"]
-STAGES: tuple[StageName, ...] = ("video_vae", "audio_vae", "dit")
+StageName = Literal["video_vae", "audio_vae", "upsampler", "dit"]
+STAGES: tuple[StageName, ...] = ("video_vae", "audio_vae", "upsampler", "dit")
 
 
 def _adamw(rate: float, weight_decay: float = 0.0) -> OptimizerConfig:
@@ -143,6 +143,22 @@ class AudioVAEStageConfig(StageConfig):
 
 
 @dataclasses.dataclass(frozen=True)
+class UpsamplerStageConfig(StageConfig):
+    """The latent upsampler that doubles rows and columns, where the model has one.
+
+    square_weight: of the squared error beside the L1, both on normalised latents.
+    """
+
+    steps: int = 2000
+    optimizer: OptimizerConfig = _adamw(1e-3)
+    square_weight: float = 1.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check_weights(self, "square_weight")
+
+
+@dataclasses.dataclass(frozen=True)
 class ReferenceConfig:
     """Reference videos, of modes that have one: smaller by `downscale`, and every `temporal`-th frame (IC-LoRA)."""
 
@@ -250,8 +266,10 @@ class TrainingConfig:
     preview: PreviewConfig = PreviewConfig()
     video_vae: VideoVAEStageConfig = VideoVAEStageConfig()
     audio_vae: AudioVAEStageConfig = AudioVAEStageConfig()
+    upsampler: UpsamplerStageConfig = UpsamplerStageConfig()
     dit: DiTStageConfig = DiTStageConfig()
 
     def stage(self, name: StageName) -> StageConfig:
         """The config of a stage by its name."""
-        return {"video_vae": self.video_vae, "audio_vae": self.audio_vae, "dit": self.dit}[name]
+        stages = {"video_vae": self.video_vae, "audio_vae": self.audio_vae, "upsampler": self.upsampler}
+        return self.dit if name == "dit" else stages[name]

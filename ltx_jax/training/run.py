@@ -32,7 +32,7 @@ from ltx_jax.models.video_vae.encoder import check_video_shape
 from ltx_jax.names.dit import dit_names
 from ltx_jax.parallel.multihost import barrier, first_decides, is_first, local_mesh, say
 from ltx_jax.parallel.program import place, replicated_like
-from ltx_jax.parts import parts_of
+from ltx_jax.parts import OPTIONAL, parts_of
 from ltx_jax.releases import Release
 from ltx_jax.training.autoencoders.adversarial import DISCRIMINATORS
 from ltx_jax.training.autoencoders.objectives import check_audio_stage, check_video_stage
@@ -44,6 +44,7 @@ from ltx_jax.training.dit.stage import check_start, dit_stage, shape_of
 from ltx_jax.training.loop import Stage, run_stage
 from ltx_jax.training.record import RunRecord, record_run
 from ltx_jax.training.setting import Params, SampleCallback, Setting
+from ltx_jax.training.upsampler import check_upsampler_stage, upsampler_stage
 from ltx_jax.training.weights import AUTOENCODERS, FINISHED, TOKENIZER, WEIGHTS, Weights, joined
 
 # Makes what shows the transformer's work: of release, tokenizer, devices, prompts.
@@ -64,6 +65,8 @@ def train(
     """
     if config.dit.lora is not None:
         stages = ("dit",)
+    elif release.spatial_upsampler is None and len(stages) > 1:
+        stages = [name for name in stages if name != "upsampler"]
     _check_sizes(release, data)
     with _alone_in(workdir):
         # --- weights and tokenizer: what is given, and what this run has trained before -----------------------------
@@ -104,6 +107,9 @@ def _train_stage(
     if name == "dit":
         _keep_tokenizer(setting.tokenizer, folder)
         stage = _dit_stage(setting, found, clips, source, start)
+    elif name == "upsampler":
+        assert source is not None
+        stage = upsampler_stage(setting, source, found.encoders(("video_vae",)), start)
     else:
         assert source is not None
         stage = vae_stage(setting, name, source, start)
@@ -146,12 +152,15 @@ def _write_model(setting: Setting, found: Weights) -> None:
     """What comes of the run: adapters, or the model once every part of it is trained or given."""
     release, config, workdir = setting.release, setting.config.dit, setting.workdir
     params = found.all()
+    missing = {part.name for part in parts_of(release)} - set(params)
+    if missing <= set(OPTIONAL):
+        release = dataclasses.replace(release, **dict.fromkeys(missing))
     if config.lora is not None:
         path, names = workdir / "lora.safetensors", dit_names(release.transformer)
         if is_first():
             save_lora(path, params["lora"], names, scale=config.lora.scale, metadata=config.reference_metadata())
         say(f"the LoRA is in {path}; try it with sample.py --lora={path}")
-    elif {part.name for part in parts_of(release)} <= set(params):
+    elif missing <= set(OPTIONAL):
         if is_first():
             save_bundle(Bundle(release, params, setting.tokenizer), workdir / "model", ml_dtypes.bfloat16)
         say(f"the model is in {workdir / 'model'}")
@@ -180,6 +189,13 @@ def _check_sizes(release: Release, data: DataConfig) -> None:
     )
 
 
+def _check_raw(release: Release, data: DataConfig) -> None:
+    """Raise UserError where there are no such raw clips."""
+    _check_sizes(release, data)
+    if data.path is None:
+        open_source(data)  # the world has a smallest size
+
+
 def _check(setting: Setting, stages: Sequence[StageName], found: Weights, clips: Mixture | None) -> None:
     """Raise UserError now for what would stop a stage later, when those before it are trained and clips encoded."""
     release, config, data = setting.release, setting.config, setting.data
@@ -192,6 +208,11 @@ def _check(setting: Setting, stages: Sequence[StageName], found: Weights, clips:
         check_video_stage(release, config.video_vae, data.frames)
     if "audio_vae" in waiting:
         check_audio_stage(release, config.audio_vae, data.audio_samples)
+    if "upsampler" in waiting:
+        check_upsampler_stage(release, data)
+        _check_raw(release, shrunk(data, 2))
+        if "video_vae" not in stages:
+            found.check("video_vae")
     if "dit" in stages:  # a finished stage needs what stayed frozen for the model that is written
         check_start(config.dit, found.start("dit"))
     if "dit" not in waiting:
@@ -203,9 +224,7 @@ def _check(setting: Setting, stages: Sequence[StageName], found: Weights, clips:
     raw = [shrunk(data, by) for by in config.dit.shrink]
     if clips is None:
         for size in raw:
-            _check_sizes(release, size)
-            if data.path is None:
-                open_source(size)  # the world has a smallest size
+            _check_raw(release, size)
     shapes = [VideoShape(size.frames, size.height, size.width, size.fps) for size in raw]
     for shape in shapes if clips is None else [shape_of(bucket) for bucket in clips.buckets]:
         make_dit_objective(release, config.dit, shape, setting.mesh, config.seed)

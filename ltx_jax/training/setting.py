@@ -27,10 +27,17 @@ Params = Mapping[str, Any]
 # (parameters of all parts by name, step, folder): writes samples of the model so far.
 SampleCallback = Callable[[dict[str, Any], int, Path], None]
 
+UPSAMPLER = "spatial_upsampler"
+# The parts that a stage trains, the transformer's where nothing of them stays frozen.
+PARTS: dict[StageName, tuple[str, ...]] = {
+    "video_vae": VIDEO_PARTS, "audio_vae": AUDIO_PARTS, "upsampler": (UPSAMPLER,), "dit": DIT_PARTS,
+}  # fmt: skip
+
 # The configurations that a stage's weights depend on.
 DEPENDS: dict[StageName, tuple[str, ...]] = {
     "video_vae": tuple(config_names(*VIDEO_PARTS)),
     "audio_vae": tuple(config_names(*AUDIO_PARTS)),
+    "upsampler": tuple(config_names(*VIDEO_PARTS, UPSAMPLER)),
     "dit": (*config_names(*DIT_PARTS, *VIDEO_ENCODER, *AUDIO_ENCODER), "text_length"),
 }
 

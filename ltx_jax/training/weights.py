@@ -2,6 +2,7 @@
 
 import functools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,12 @@ from ltx_jax.parallel.program import with_shardings
 from ltx_jax.parallel.rules import param_shardings
 from ltx_jax.parts import parts_of
 from ltx_jax.releases import Release, first_difference
-from ltx_jax.training.autoencoders.stage import PARTS as AUTOENCODER_PARTS
 from ltx_jax.training.autoencoders.stage import STATISTICS
 from ltx_jax.training.config import STAGES, DiTStageConfig, StageName
-from ltx_jax.training.dit.objective import DIT_PARTS, abstract_trainable, trainable_parts
+from ltx_jax.training.dit.objective import abstract_trainable, trainable_parts
 from ltx_jax.training.lora import PART as LORA
 from ltx_jax.training.record import check_config, differing_keys
-from ltx_jax.training.setting import DEPENDS, Params, Setting
+from ltx_jax.training.setting import DEPENDS, PARTS, Params, Setting
 
 FINISHED, WEIGHTS, TOKENIZER = "finished.json", "weights", "tokenizer.json"
 AUTOENCODERS = tuple(STATISTICS)
@@ -95,10 +95,10 @@ class Weights:
             if isinstance(parts, LazyParts):
                 parts.drop(part)
 
-    def encoders(self) -> Params:
-        """Parameters of both autoencoders. Raises UserError when one is not trained."""
+    def encoders(self, names: Sequence[StageName] = AUTOENCODERS) -> Params:
+        """Parameters of both autoencoders, or of those of some stages. Raises UserError when one is not trained."""
         loaders = {}
-        for name in AUTOENCODERS:
+        for name in names:
             self.check(name)
             weights = self._of(name)
             assert weights is not None
@@ -116,7 +116,7 @@ class Weights:
         """Raise UserError when the autoencoder of the stage is not trained."""
         if not (self._workdir / name / FINISHED).is_file() and self.start(name) is None:
             raise UserError(
-                f"The transformer needs the trained {name}: run --stage={name} first, or name a run that has it with "
+                f"This stage needs the trained {name}: run --stage={name} first, or name a run that has it with "
                 "--init_from."
             )
 
@@ -157,7 +157,10 @@ class Weights:
 
     def _given(self, name: StageName) -> LazyParts | None:
         """Parameters of `init_from`, if it has them."""
-        parts = DIT_PARTS if name == "dit" else stage_parts(name, self._setting.config.dit)
+        parts = PARTS[name]
+        wanted = {row.name for row in parts_of(self._setting.release)} & set(parts)
+        if not wanted or (self._model is not None and not wanted & set(self._model.params)):
+            return None  # an optional part, which one of them lacks
         self._check_architecture(name)
         if self._model is not None:
             extra = (STATISTICS[name],) if name in STATISTICS else ()
@@ -207,12 +210,12 @@ def _read_when_used(params: Params, parts: tuple[str, ...]) -> LazyParts:
 
 def stage_parts(name: StageName, config: DiTStageConfig) -> tuple[str, ...]:
     """Names of the parts that a stage trains and leaves behind."""
-    return trainable_parts(config) if name == "dit" else AUTOENCODER_PARTS[name]
+    return trainable_parts(config) if name == "dit" else PARTS[name]
 
 
 def parameter_shapes(release: Release, name: StageName) -> Any:
     """Shapes of the parameters that a stage begins with, by part."""
-    parts = DIT_PARTS if name == "dit" else AUTOENCODER_PARTS[name]
+    parts = PARTS[name]
     with jax.set_mesh(make_mesh(MeshConfig(), jax.local_devices()[:1])):
         shapes, _ = abstract_parts(make_networks(release), [row.name for row in parts_of(release) if row.name in parts])
     return jax.tree.map(lambda x: x.shape, shapes)

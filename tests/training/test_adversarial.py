@@ -20,12 +20,12 @@ from ltx_jax.parallel.mesh import MeshConfig, make_mesh
 from ltx_jax.training import run as runs
 from ltx_jax.training.autoencoders import adversarial
 from ltx_jax.training.autoencoders.adversarial import AdversarialConfig, adaptive_weight, adversarial_terms
-from ltx_jax.training.autoencoders.stage import PARTS, STATISTICS, vae_stage
+from ltx_jax.training.autoencoders.stage import STATISTICS, vae_stage
 from ltx_jax.training.config import AudioVAEStageConfig, TrainingConfig, VideoVAEStageConfig
 from ltx_jax.training.loop import run_stage
 from ltx_jax.training.metrics import read_metrics
 from ltx_jax.training.optimizer import OptimizerConfig
-from ltx_jax.training.setting import Setting
+from ltx_jax.training.setting import PARTS, Setting
 
 TRUTH = jax.random.normal(jax.random.key(0), (4, 8))
 

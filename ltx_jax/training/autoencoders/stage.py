@@ -17,10 +17,9 @@ from ltx_jax.training.autoencoders.adversarial import make_adversary
 from ltx_jax.training.autoencoders.preview import audio_preview, video_preview
 from ltx_jax.training.config import StageName
 from ltx_jax.training.loop import Stage
-from ltx_jax.training.setting import Params, Setting, make_initializer
+from ltx_jax.training.setting import PARTS, Params, Setting, make_initializer
 from ltx_jax.training.step import make_train_program
 
-PARTS: dict[StageName, tuple[str, ...]] = {"video_vae": vae.VIDEO_PARTS, "audio_vae": vae.AUDIO_PARTS}
 STATISTICS: dict[StageName, str] = {"video_vae": "video_statistics", "audio_vae": "audio_statistics"}
 
 
