@@ -33,6 +33,11 @@ FEW = FEW_DIT | {
     AUDIO + "steps": 2, AUDIO + "batch_size": 2, AUDIO + "window": 33, AUDIO + "segment": 16, AUDIO + WARMUP: 1,
     AUDIO + "sample_every": 0,
 }  # fmt: skip
+UPSAMPLER = "config.training.upsampler."
+FEW64 = FEW | {
+    UPSAMPLER + "steps": 2, UPSAMPLER + "batch_size": 2, UPSAMPLER + WARMUP: 1,
+    "config.data.width": 32, "config.data.height": 32, "config.data.frames": 9, "config.data.size": 16,
+}  # fmt: skip
 MODEL = "model/model.safetensors"
 CUDA, TPU = "jax_cuda12_plugin", "libtpu"
 
@@ -120,6 +125,14 @@ JOURNEYS = {
         "python sample.py --checkpoint=runs/clips/model *": Small({"steps": 1}),
         "python -m ltx_jax.tools.evaluate *": Small(),
     }, slow=True),  # the README's trainings are of the same programs
+    "the next toy": Journey("docs/toy.md", {
+        TRAIN + "*--workdir=runs/toy64": Small(
+            FEW64, outputs=(f"runs/toy64/{MODEL}", "runs/toy64/model/spatial_upsampler.safetensors")
+        ),
+        TRAIN + "*--workdir=runs/sharp *": Small(FEW64, outputs=("runs/sharp/*/finished.json",)),
+        "python -m ltx_jax.tools.evaluate *": Small({"prompts": 2, "steps": 1}),
+        TRAIN + "*--workdir=runs/ablation *": Small(FEW64, outputs=("runs/ablation/*/finished.json",)),
+    }, slow=True),
     "GPU nodes": Journey("launch/jobset_gpu.yaml", {
         TRAIN + "--config=configs/ltx2_19b.py *": Small(LAUNCHED | {"config.mesh.fsdp": 2}, devices=4),
     }, slow=True, models=True),

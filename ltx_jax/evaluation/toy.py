@@ -14,6 +14,7 @@ from ltx_jax.codec import audio_means, audio_waveform, decode_means, to_unit, vi
 from ltx_jax.data.raw.toy.world import WorldConfig
 from ltx_jax.errors import require
 from ltx_jax.evaluation import scores
+from ltx_jax.evaluation.fidelity import fidelity
 from ltx_jax.evaluation.frechet import features, frechet, spread
 from ltx_jax.evaluation.prompts import Wanted, draw_prompts, true_clips
 from ltx_jax.evaluation.scores import Observed, observe
@@ -40,7 +41,10 @@ class Film:
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """Prompts, the clips that were made of them, and what was seen and heard; diversity in shares of the truth's."""
+    """Prompts, the clips that were made of them, and what was seen and heard; diversity in shares of the truth's.
+
+    kept: what the autoencoders keep of true clips (fidelity.py), where they were measured.
+    """
 
     wanted: tuple[Wanted, ...]
     films: tuple[Film, ...]
@@ -48,6 +52,7 @@ class Measured:
     frechet: float
     frechet_floor: float
     diversity: float | None = None
+    kept: dict[str, float] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def table(self) -> dict[str, np.ndarray]:
@@ -63,6 +68,7 @@ class Measured:
             "sync_offset_ms": _number(scores.offset_ms(self.clips), 1),
             "frechet": _number(self.frechet),
             "frechet_floor": _number(self.frechet_floor),
+            "reconstruction": {name: _number(value) for name, value in self.kept.items()},
             "details": {name: found[name] for name in DETAILS} | {"diversity": self.diversity},
         }
 
@@ -83,14 +89,16 @@ def evaluate_toy(
     require(count >= 1, f"prompts is {count}, but must be at least 1.")
     size, rate = sampler.bundle.release.sampling, sampler.bundle.release.audio_vae.sampling_rate
     world = WorldConfig(size.width, size.height, size.num_frames, size.fps, rate, "any")
-    wanted, diversity = draw_prompts(count, seed), None
+    wanted, diversity, kept = draw_prompts(count, seed), None, {}
     references = [[_film(clip, world) for clip in true_clips(wanted, world, draw)] for draw in (1, 2)]
     if kind == "model":
         films = sample_films(sampler, [w.prompt for w in wanted], seed, steps, cfg)
     else:
-        films = [_film(clip, world) for clip in true_clips(wanted, world)]
-    if kind == "autoencoders":
-        films = rebuild_films(sampler.bundle, films)
+        truth = true_clips(wanted, world)
+        films = [_film(clip, world) for clip in truth]
+        if kind == "autoencoders":
+            films = rebuild_films(sampler.bundle, films)
+            kept = fidelity(sampler.bundle, truth, [film.video for film in films])
     clips = _observe(films)
     if kind == "model" and count >= ALIKE * OF_ONE:
         alike = sample_films(sampler, [w.prompt for w in wanted[:OF_ONE] for _ in range(ALIKE)], seed + 1, steps, cfg)
@@ -98,7 +106,7 @@ def evaluate_toy(
         groups = [seen[i : i + ALIKE] for i in range(0, len(seen), ALIKE)]
         true = _observe(references[0])
         diversity = round(spread(groups) / spread([true[i : i + ALIKE] for i in range(0, len(true), ALIKE)]), 3)
-    return Measured(tuple(wanted), tuple(films), tuple(clips), *_distances(films, clips, references), diversity)
+    return Measured(tuple(wanted), tuple(films), tuple(clips), *_distances(films, clips, references), diversity, kept)
 
 
 def sample_films(
@@ -151,4 +159,4 @@ def _distances(films: Sequence[Film], clips: Sequence[Observed], references: lis
 
 
 def _number(value: float, digits: int = 3) -> float | None:
-    return None if math.isnan(value) else round(value, digits)
+    return round(value, digits) if math.isfinite(value) else None

@@ -87,6 +87,13 @@ def _table(measured: Any, report: dict[str, Any]) -> str:
     rows.append(f"{'frechet':<16}{report['frechet']:8.3f}   truth against truth {report['frechet_floor']}")
     if report["details"]["diversity"] is not None:
         rows.append(f"{'diversity':<16}{report['details']['diversity']:8.2f}   of the truth's spread")
+    kept = report["reconstruction"]
+    if kept:
+        width = lambda name: "wider than can be told" if kept[name] is None else f"{kept[name]:.2f} px"
+        rows.append(f"{'picture kept':<16}{kept['psnr']:8.2f} dB")
+        rows.append(f"{'edge, 10 to 90%':<18}{width('edge_px')}, of the truth {width('edge_px_truth')}")
+        rows.append(f"{'log-mel L1':<16}{kept['mel_l1']:8.3f}")
+        rows.append(f"{'vocoder, STFT':<16}{kept['vocoder_stft']:8.3f}   on true log-mel")
     return "\n".join(rows)
 
 

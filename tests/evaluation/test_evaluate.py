@@ -19,6 +19,8 @@ def test_json_is_one_line_of_all_figures(capsys):
     assert main(["--suite=ceiling", "--prompts=4", "--json"]) == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert report["prompts"] == 4 and report["frechet"] > report["frechet_floor"] > 0
+    kept = report["reconstruction"]
+    assert 20 < kept["psnr"] < 50 and kept["edge_px_truth"] < 1.6 and kept["mel_l1"] > 0 < kept["vocoder_stft"] < 3
     assert set(report["scores"]) == {
         "colour", "shape", "count", "size", "background", "inside", "prompt", "prompt_unseen", "sync_60ms",
     }  # fmt: skip
