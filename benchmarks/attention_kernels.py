@@ -37,7 +37,7 @@ def ours(family: str, tile: Any = None) -> Attention:
     kernel = {"tpu": tpu.tpu_attention, "hopper": hopper_attention, "triton": triton_attention}.get(family)
     if kernel is None:
         return lambda q, k, v: blocked_attention(q, k, v, Mask(), AttentionSpec())
-    return lambda q, k, v: kernel(q, k, v, Mask(), AttentionSpec(), tile=tile)
+    return lambda q, k, v: kernel(q, k, v, Mask(), AttentionSpec(), tile=tile)[0]
 
 
 def default_tile(family: str, kind: str, width: int, dtype: Any) -> Any:

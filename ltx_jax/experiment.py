@@ -57,8 +57,9 @@ def full_size_config(release_name: str) -> ConfigDict:
     There is no moving average, and up to ten steps in a row are refused whose gradients jump.
     """
     config = experiment_config(release_name)
-    config.training.dit.update(train_text=False, dtype="bfloat16", remat="full", ema_decay=0.0)
-    config.training.dit.guard.update(max_skipped=10, spike=20.0)
+    guard = {"max_skipped": 10, "spike": 20.0}
+    stage = {"train_text": False, "dtype": "bfloat16", "remat": "full", "ema_decay": 0.0, "guard": guard}
+    config.update({"training": {"dit": stage}})
     return config
 
 

@@ -14,8 +14,7 @@ from flax import struct
 Array = jax.Array
 
 
-@struct.dataclass
-class Rotary:
+class Rotary(struct.PyTreeNode):
     """Rotary tables of the distinct positions of each axis, and which of them every token uses.
 
     cos, sin: one float32 (P, F) array per axis, made on the host (spec transformer.md 5.1: the angle is a float32
@@ -27,8 +26,7 @@ class Rotary:
     index: Array
 
 
-@struct.dataclass
-class Stream:
+class Stream(struct.PyTreeNode):
     """One modality's tokens.
 
     latent: (B, T, C) noisy tokens. sigma: (B,) float32, the sample's noise level (0 when the stream is frozen).
@@ -80,7 +78,7 @@ class Stream:
             return self
         pad = lambda x: pad_tail(x, tokens)
         turn = lambda r: None if r is None else r.replace(index=pad(r.index))
-        return self.replace(  # type: ignore[attr-defined]
+        return self.replace(
             latent=pad(self.latent), level_index=pad(self.level_index), keyframes=pad(self.keyframes),
             groups=pad(self.groups), weights=pad(self.weights), rotary=turn(self.rotary),
             cross_rotary=turn(self.cross_rotary),
@@ -108,8 +106,7 @@ def group_weights(groups: Array, weights: Array) -> Array:
     return jnp.where(same, 1.0, across)
 
 
-@struct.dataclass
-class Context:
+class Context(struct.PyTreeNode):
     """Text seen by one stream: tokens (B, S, E) (connector output) and an additive bias (B, 1, 1 or T, S) or None."""
 
     tokens: Array

@@ -19,8 +19,7 @@ Array = jax.Array
 Grid = tuple[int, int, int]  # latent frames, rows, columns; audio is (A, 1, 1)
 
 
-@struct.dataclass
-class LatentState:
+class LatentState(struct.PyTreeNode):
     """One modality's tokens before and after conditioning (4.1).
 
     latent, clean: (B, N, C), the current tokens and what fixed tokens are held to. mask: (B, N, 1) float32, 1 fully

@@ -23,8 +23,7 @@ from ltx_jax.streams import Array, Rotary, Stream, length_mask
 PredictVelocity = Callable[[Stream | None, Stream | None, tuple[str, ...]], tuple[Array | None, Array | None]]
 
 
-@struct.dataclass
-class StreamState:
+class StreamState(struct.PyTreeNode):
     """One modality during sampling: a stream, the denoise mask of its tokens and what held tokens are held to.
 
     mask_levels: (B, U) float32, the distinct denoise mask values (1 = noise, 0 = held) that `stream.level_index`
@@ -48,16 +47,14 @@ class StreamState:
         return self.stream.replace(levels=self.mask_levels).timesteps()[..., None]
 
 
-@struct.dataclass
-class SamplerState:
+class SamplerState(struct.PyTreeNode):
     """What the loop carries: one track per present modality."""
 
     video: StreamState | None = None
     audio: StreamState | None = None
 
 
-@struct.dataclass
-class GuidanceScales:
+class GuidanceScales(struct.PyTreeNode):
     """Guidance of one modality at every step; each field is (S,) float32 (6.1)."""
 
     cfg_scale: Array
@@ -66,8 +63,7 @@ class GuidanceScales:
     rescale_scale: Array
 
 
-@struct.dataclass
-class SamplingPlan:
+class SamplingPlan(struct.PyTreeNode):
     """What a run does: arrays padded to a common length, and the choices that shape the program.
 
     sigmas: (S + 1,) float32. passes: the network passes of each step. keep: (4, L, passes) float32, which attentions

@@ -21,6 +21,7 @@ from jax.sharding import PartitionSpec
 from ltx_jax.errors import require
 from ltx_jax.kernels.local import Kernel
 from ltx_jax.kernels.ring import Ring, ring_backward, ring_forward
+from ltx_jax.kernels.sharded import mask_places
 from ltx_jax.kernels.softmax import row_products
 from ltx_jax.kernels.spec import AttentionSpec, Mask
 from ltx_jax.kernels.ulysses import Exchange
@@ -74,15 +75,7 @@ class ContextPlan:
 
     def mask(self, mask: Mask) -> Any:
         """Where the parts of a mask lie: key positions whole on every device, as masks of keys are small."""
-        pick = lambda size, entry: entry if size > 1 else None  # axes of length one are broadcast, not split
-        bias = mask.bias
-        return Mask(
-            length=None if mask.length is None else PartitionSpec(self.batch),  # type: ignore[arg-type]
-            keep=None if mask.keep is None else PartitionSpec(self.batch),  # type: ignore[arg-type]
-            bias=None  # type: ignore[arg-type]
-            if bias is None
-            else PartitionSpec(pick(bias.shape[0], self.batch), pick(bias.shape[1], self.heads)),
-        )
+        return mask_places(mask, self.batch, self.heads)
 
 
 def make_plan(kernel: Kernel, q: Array, k: Array, spec: AttentionSpec, mesh: Any, fits: Any) -> ContextPlan | None:
@@ -216,7 +209,7 @@ def _mask_of(plan: ContextPlan, mask: Mask, piece: int, q: Array, k: Array) -> A
         bias = jax.lax.dynamic_slice_in_dim(bias, first, q.shape[2], axis=1)
     if bias is not None and bias.shape[2] > 1:
         bias = jax.lax.dynamic_slice_in_dim(bias, plan.ring.place() * queries, queries, axis=2)
-    own = mask.replace(bias=bias)  # type: ignore[attr-defined]
+    own = mask.replace(bias=bias)
     return lambda owner: _columns(own, owner, keys)
 
 

@@ -6,18 +6,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ltx_jax.kernels.gpu_triton import triton_attention_with_statistics, triton_backward, unsupported
+from ltx_jax.kernels.gpu_triton import triton_attention, triton_backward, unsupported
 from ltx_jax.kernels.gpu_triton_tiles import triton_tile
 from ltx_jax.kernels.spec import AttentionSpec, Mask
 
-__all__ = ["cudnn_attention", "gpu_attention_with_statistics", "gpu_backward", "unsupported"]
+__all__ = ["cudnn_attention", "gpu_attention", "gpu_backward", "unsupported"]
 
 Array = jax.Array
 PLATFORMS = ("gpu", "cuda")  # how JAX spells the platform of a card that is here, or of a described one
 HOPPER = ("H100", "H200", "H800", "H20", "GH200")  # parts of the device kinds of compute capability 9.0
 
 
-def gpu_attention_with_statistics(
+def gpu_attention(
     q: Array, k: Array, v: Array, mask: Mask, spec: AttentionSpec, *, device_kind: str = "", interpret: bool = False
 ) -> tuple[Array, Array]:
     """softmax(scale q k^T + bias) v, (B, T, N, K) in q's dtype, and the log-sum-exp of each row's scores, (B, N, T)
@@ -28,9 +28,9 @@ def gpu_attention_with_statistics(
     """
     hopper = None if interpret else _hopper(device_kind, q, k, v, mask, spec)
     if hopper is not None:
-        return hopper.hopper_forward(q, k, v, mask, spec, statistics=True)
+        return hopper.hopper_attention(q, k, v, mask, spec)
     tile = triton_tile(device_kind, q.shape[3], q.dtype)
-    return triton_attention_with_statistics(q, k, v, mask, spec, tile=tile, interpret=interpret)
+    return triton_attention(q, k, v, mask, spec, tile=tile, interpret=interpret)
 
 
 def gpu_backward(

@@ -5,19 +5,16 @@ causal and window masks are for the other implementations. Nothing is padded or 
 length. See gpu_hopper_common.py for the layout, gpu_tiles.py for block sizes.
 """
 
-import functools
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
 from ltx_jax.kernels.gpu_hopper_backward import backward
 from ltx_jax.kernels.gpu_hopper_common import Array, Call
 from ltx_jax.kernels.gpu_hopper_forward import forward
 from ltx_jax.kernels.gpu_tiles import HOPPER_TILES, HopperTile, hopper_tile
 from ltx_jax.kernels.reference import visible
-from ltx_jax.kernels.softmax import LOG2E, key_lengths, mismatch, row_products
+from ltx_jax.kernels.softmax import LOG2E, differentiable, key_lengths, mismatch
 from ltx_jax.kernels.spec import AttentionSpec, Mask
 
 SUPPORTED = "head widths 64 and 128 in bfloat16 or float16, lengths and key masks, on compute capability 9.0"
@@ -39,34 +36,15 @@ def unsupported(q: Array, k: Array, v: Array, mask: Mask, spec: AttentionSpec) -
 
 def hopper_attention(
     q: Array, k: Array, v: Array, mask: Mask, spec: AttentionSpec, *, tile: HopperTile | None = None
-) -> Array:
-    """softmax(scale q k^T) v. q: (B, T, N, K); k, v: (B, S, N, K). Returns (B, T, N, K) in q's dtype.
+) -> tuple[Array, Array]:
+    """softmax(scale q k^T) v, (B, T, N, K) in q's dtype, and the log-sum-exp of each row's scaled scores, (B, N, T)
+    float32, -1e30 where no key is seen. q: (B, T, N, K); k, v: (B, S, N, K).
 
-    Differentiable in q, k, v. Softmax and sums in float32. A query whose keys are all hidden gives zeros and passes no
-    gradient; hidden keys and values may hold anything, NaN included. tile: block sizes, by default `hopper_tile`'s.
-    Raises NotImplementedError for what `unsupported` names.
+    Both are differentiable in q, k, v, see `tpu.tpu_attention`. Softmax and sums in float32. A query whose keys are all
+    hidden gives zeros and passes no gradient; hidden keys and values may hold anything, NaN included. tile: block
+    sizes, by default `hopper_tile`'s. Raises NotImplementedError for what `unsupported` names.
     """
-    return hopper_forward(q, k, v, mask, spec, tile=tile)
-
-
-def hopper_forward(
-    q: Array,
-    k: Array,
-    v: Array,
-    mask: Mask,
-    spec: AttentionSpec,
-    *,
-    tile: HopperTile | None = None,
-    statistics: bool = False,
-) -> Any:
-    """As `hopper_attention`; with `statistics`, (out, lse): the log-sum-exp of each row's scaled scores, (B, N, T)
-    float32, -1e30 where no key is seen.
-
-    Both are differentiable, so results over parts of the keys can be merged: with weights softmax(lse) over the parts,
-    the whole output is their weighted sum.
-    """
-    results: Any = _attend(*_prepare(q, k, v, mask, spec, tile))
-    return results if statistics else results[0]
+    return _attend(*_prepare(q, k, v, mask, spec, tile))
 
 
 def hopper_backward(
@@ -79,7 +57,7 @@ def hopper_backward(
     `hopper_attention`.
     """
     call, q, k, v, lengths, keep = _prepare(q, k, v, mask, spec, tile)
-    return _gradients(call, q, k, v, lengths, keep, lse, delta, d_out)
+    return _backward(call, q, k, v, lengths, keep, lse, delta, d_out)
 
 
 def _prepare(q: Array, k: Array, v: Array, mask: Mask, spec: AttentionSpec, tile: HopperTile | None) -> tuple[Any, ...]:
@@ -90,18 +68,10 @@ def _prepare(q: Array, k: Array, v: Array, mask: Mask, spec: AttentionSpec, tile
     (batch, queries, heads, width), keys = q.shape, k.shape[1]
     scale = width**-0.5 if spec.scale is None else spec.scale
     limited = mask.length is not None and mask.keep is None
+    kept = mask.keep is not None
     call = Call(
-        batch,
-        queries,
-        keys,
-        heads,
-        width,
-        float(scale),
-        limited,
-        mask.keep is not None,
-        tile or hopper_tile(width, mask.keep is not None),
-        q.dtype,
-    )
+        batch, queries, keys, heads, width, float(scale), limited, kept, tile or hopper_tile(width, kept), q.dtype
+    )  # fmt: skip
     seen = visible(mask, spec, queries, keys)  # (B, 1, 1, S) or None
     if seen is not None:
         # A weight of zero times NaN is NaN: hidden keys and values are zeroed where XLA can fuse it into their making.
@@ -115,32 +85,16 @@ def _prepare(q: Array, k: Array, v: Array, mask: Mask, spec: AttentionSpec, tile
     return call, q, k, v, lengths, keep
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(call: Call, q: Array, k: Array, v: Array, lengths: Any, keep: Any) -> tuple[Array, Array]:
-    out, lse = forward(call, q, k, v, lengths, keep)
+def _forward(call: Call, *arrays: Any) -> tuple[Array, Array]:
+    out, lse = forward(call, *arrays)
     return out, lse[:, :, : call.queries]
 
 
-def _attend_forward(call: Call, q: Array, k: Array, v: Array, lengths: Any, keep: Any) -> Any:
-    out, lse = forward(call, q, k, v, lengths, keep)
-    # A remat policy that keeps these runs no kernel twice.
-    out, lse = checkpoint_name(out, "attended"), checkpoint_name(lse[:, :, : call.queries], "attended")
-    return (out, lse), (q, k, v, lengths, keep, out, lse)
-
-
-def _attend_backward(call: Call, saved: Any, cotangents: tuple[Array, Array]) -> tuple[Any, ...]:
-    q, k, v, lengths, keep, out, lse = saved
-    d_out, d_lse = cotangents
-    delta = row_products(out, d_out) - d_lse
-    dq, dk, dv = _gradients(call, q, k, v, lengths, keep, lse, delta, d_out)
-    return dq, dk, dv, None, None if keep is None else jnp.zeros_like(keep)
-
-
-def _gradients(
+def _backward(
     call: Call, q: Array, k: Array, v: Array, lengths: Any, keep: Any, lse: Array, delta: Array, d_out: Array
 ) -> tuple[Array, Array, Array]:
     pad = lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, call.padded - call.queries)))  # zeros: such queries give nothing
     return backward(call, q, k, v, d_out, (pad(lse * LOG2E), pad(delta)), lengths, keep)
 
 
-_attend.defvjp(_attend_forward, _attend_backward)
+_attend = differentiable(_forward, _backward)

@@ -5,18 +5,15 @@ and S apart; key lengths, key masks, additive bias, causal and window masks. Mem
 no atomics. See gpu_triton_common.py for layout and units, gpu_triton_tiles.py for block sizes.
 """
 
-import functools
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
 from ltx_jax.kernels.gpu_triton_backward import backward
 from ltx_jax.kernels.gpu_triton_common import Array, Call
 from ltx_jax.kernels.gpu_triton_forward import forward
 from ltx_jax.kernels.gpu_triton_tiles import TritonTile, triton_tile
-from ltx_jax.kernels.softmax import key_lengths, mismatch, row_products
+from ltx_jax.kernels.softmax import differentiable, key_lengths, mismatch
 from ltx_jax.kernels.spec import AttentionSpec, Mask
 
 WIDTHS = (16, 32, 64, 128)
@@ -38,30 +35,18 @@ def unsupported(q: Array, k: Array, v: Array) -> str | None:
 def triton_attention(
     q: Array, k: Array, v: Array, mask: Mask, spec: AttentionSpec,
     *, tile: TritonTile | None = None, interpret: bool = False,
-) -> Array:  # fmt: skip
-    """softmax(scale q k^T + bias) v. q: (B, T, N, K); k, v: (B, S, N, K). Returns (B, T, N, K) in q's dtype.
-
-    Differentiable in q, k, v (not in the bias). Softmax and sums in float32; 16-bit inputs are multiplied as such,
-    float32 ones in (nearly) full precision. A query whose keys are all hidden (by the mask, or a bias of -1e30 or less)
-    gives zeros and passes no gradient; hidden keys and values may hold anything, NaN included. tile: block sizes, see
-    `gpu_triton_tiles.triton_tile`. interpret: run as plain JAX, for tests.
-    Raises NotImplementedError for what `unsupported` names.
-    """
-    return triton_attention_with_statistics(q, k, v, mask, spec, tile=tile, interpret=interpret)[0]
-
-
-def triton_attention_with_statistics(
-    q: Array, k: Array, v: Array, mask: Mask, spec: AttentionSpec,
-    *, tile: TritonTile | None = None, interpret: bool = False,
 ) -> tuple[Array, Array]:  # fmt: skip
-    """As `triton_attention`, and the log-sum-exp of each row's scores, (B, N, T) float32, -1e30 where no key is seen.
+    """softmax(scale q k^T + bias) v, (B, T, N, K) in q's dtype, and the log-sum-exp of each row's scores, (B, N, T)
+    float32, -1e30 where no key is seen. q: (B, T, N, K); k, v: (B, S, N, K).
 
-    Both are differentiable, so results over parts of the keys can be merged: with weights softmax(lse) over the parts,
-    the whole output is their weighted sum.
+    Both are differentiable in q, k, v (not in the bias), see `tpu.tpu_attention`. Softmax and sums in float32; 16-bit
+    inputs are multiplied as such, float32 ones in (nearly) full precision. A query whose keys are all hidden (by the
+    mask, or a bias of -1e30 or less) gives zeros and passes no gradient; hidden keys and values may hold anything, NaN
+    included. tile: block sizes, see `gpu_triton_tiles.triton_tile`. interpret: run as plain JAX, for tests. Raises
+    NotImplementedError for what `unsupported` names.
     """
     call, arrays = _prepare(q, k, v, mask, spec, tile, interpret)
-    results: Any = _attend(call, *arrays)
-    return results
+    return _attend(call, *arrays)
 
 
 def triton_backward(
@@ -102,23 +87,4 @@ def _prepare(
     return call, (q, k, v, lengths, keep, mask.bias)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(call: Call, q: Array, k: Array, v: Array, lengths: Array, keep: Any, bias: Any) -> tuple[Array, Array]:
-    return forward(call, q, k, v, lengths, keep, bias)
-
-
-def _attend_forward(call: Call, q: Array, k: Array, v: Array, lengths: Array, keep: Any, bias: Any) -> Any:
-    results = forward(call, q, k, v, lengths, keep, bias)
-    out, lse = (checkpoint_name(x, "attended") for x in results)  # a remat policy that keeps these runs no kernel twice
-    return (out, lse), (q, k, v, lengths, keep, bias, out, lse)
-
-
-def _attend_backward(call: Call, saved: Any, cotangents: tuple[Array, Array]) -> tuple[Any, ...]:
-    q, k, v, lengths, keep, bias, out, lse = saved
-    d_out, d_lse = cotangents
-    delta = row_products(out, d_out) - d_lse
-    dq, dk, dv = backward(call, q, k, v, lengths, keep, bias, lse, delta, d_out)
-    return dq, dk, dv, None, None, None if bias is None else jnp.zeros_like(bias)
-
-
-_attend.defvjp(_attend_forward, _attend_backward)
+_attend = differentiable(forward, backward)

@@ -16,8 +16,7 @@ Tables = Array | tuple[Array, Array]
 Rotation = Literal["split", "interleaved"]
 
 
-@struct.dataclass
-class Side:
+class Side(struct.PyTreeNode):
     """How queries or keys (B, T, N, K) become what attention multiplies.
 
     inverse: (B, T) float32, see `inverse_rms`. weight: (N, K). table: see `packed`, or None where nothing is rotated.
@@ -28,8 +27,7 @@ class Side:
     table: Array | None = None
 
 
-@struct.dataclass
-class Prologue:
+class Prologue(struct.PyTreeNode):
     """Norm and rotation of raw q (B, T, N, K) and k (B, S, N, K), and gates of the output.
 
     q_weight, k_weight: (N * K,) of the norms. q_table, k_table: see `packed`; None: not rotated. gates: (B, T, N)

@@ -26,8 +26,7 @@ from ltx_jax.kernels.tpu_prepare import prepare_tiles, pull_tiles
 Array = jax.Array
 
 
-@struct.dataclass
-class Inputs:
+class Inputs(struct.PyTreeNode):
     """Arrays of one call beside its mask. q: (B, T, N, K); k, v: (B, S, N, K); gates: (B, T, N) or None."""
 
     q: Array
@@ -93,13 +92,10 @@ def _side_places(side: Side, tokens: PartitionSpec) -> Side:
     """Where a side's arrays lie. tokens: where (B, T, N, K) lies."""
     batch, rows, heads, _ = tokens
     table = side.table
-    return Side(
-        inverse=PartitionSpec(batch, rows),  # type: ignore[arg-type]
-        weight=PartitionSpec(heads, None),  # type: ignore[arg-type]
-        table=None  # type: ignore[arg-type]
-        if table is None
-        else PartitionSpec(batch if table.shape[0] > 1 else None, rows, heads),
-    )
+    places: list[Any] = [PartitionSpec(batch, rows), PartitionSpec(heads, None)]
+    if table is not None:
+        places.append(PartitionSpec(batch if table.shape[0] > 1 else None, rows, heads))
+    return Side(*places)
 
 
 def _alone(mesh: Any) -> bool:
@@ -136,15 +132,10 @@ def _forward(kernel: Kernel, mesh: Any, inputs: Inputs, mask: Mask) -> tuple[Arr
     device = lambda x, mask: kernel.forward_with_prologue(x.q, x.k, x.v, (x.q_side, x.k_side), x.gates, mask)
     if not _alone(mesh):
         queries, keys, rows, places = attention_places(inputs.q.shape, mask, kernel.spec, mesh)
-        lies = Inputs(
-            q=queries,  # type: ignore[arg-type]
-            k=keys,  # type: ignore[arg-type]
-            v=keys,  # type: ignore[arg-type]
-            q_side=_side_places(inputs.q_side, queries),
-            k_side=_side_places(inputs.k_side, keys),
-            gates=None if inputs.gates is None else PartitionSpec(*queries[:3]),  # type: ignore[arg-type]
-        )
-        specs = {"in_specs": (lies, places), "out_specs": (queries, rows)}
+        sides = (_side_places(inputs.q_side, queries), _side_places(inputs.k_side, keys))
+        gates = None if inputs.gates is None else PartitionSpec(*queries[:3])
+        lies: Any = (queries, keys, keys, *sides, gates)
+        specs = {"in_specs": (Inputs(*lies), places), "out_specs": (queries, rows)}
         device = jax.shard_map(device, mesh=mesh, **specs, check_vma=False)
     out, lse = (checkpoint_name(x, "attended") for x in device(inputs, mask))
     return out, (inputs, mask, out, lse)

@@ -91,13 +91,13 @@ def attention_places(
     """Where queries of `shape`, keys, statistics (B, N, T) and the parts of the mask lie."""
     batch, tokens, heads, _ = query_partition(shape, spec, mesh)
     queries, keys = PartitionSpec(batch, tokens, heads, None), PartitionSpec(batch, None, heads, None)
-    pick = lambda size, axis: axis if size > 1 else None  # axes of length one are broadcast, not split
-    bias = mask.bias
-    places = Mask(
-        length=None if mask.length is None else PartitionSpec(batch),  # type: ignore[arg-type]
-        keep=None if mask.keep is None else PartitionSpec(batch, None),  # type: ignore[arg-type]
-        bias=None  # type: ignore[arg-type]
-        if bias is None
-        else PartitionSpec(pick(bias.shape[0], batch), pick(bias.shape[1], heads), pick(bias.shape[2], tokens), None),
-    )
-    return queries, keys, PartitionSpec(batch, heads, tokens), places
+    return queries, keys, PartitionSpec(batch, heads, tokens), mask_places(mask, batch, heads, tokens)
+
+
+def mask_places(mask: Mask, batch: Any, heads: Any, tokens: Any = None) -> Mask:
+    """A mask of PartitionSpecs, by the entries of the axes of batch, heads and queries; keys are whole everywhere."""
+    places: dict[str, Any] = {"length": PartitionSpec(batch), "keep": PartitionSpec(batch, None)}
+    if mask.bias is not None:  # axes of length one are broadcast, not split
+        entries = zip(mask.bias.shape, (batch, heads, tokens, None), strict=True)
+        places["bias"] = PartitionSpec(*(entry if size > 1 else None for size, entry in entries))
+    return Mask(**{name: place for name, place in places.items() if getattr(mask, name) is not None})

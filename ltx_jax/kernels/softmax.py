@@ -1,7 +1,12 @@
 """What every attention kernel shares, whichever device runs it: the softmax's conventions, and checks of inputs."""
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from ltx_jax.kernels.spec import Mask
 
@@ -38,3 +43,29 @@ def key_lengths(mask: Mask, batch: int, keys: int) -> Array:
 def row_products(out: Array, d_out: Array) -> Array:
     """rowsum(d_out out), (B, N, T) float32, of the whole rows' outputs (B, T, N, K)."""
     return jnp.sum(d_out.astype(jnp.float32) * out.astype(jnp.float32), axis=-1).transpose(0, 2, 1)
+
+
+def differentiable(forward: Callable[..., tuple[Array, Array]], backward: Callable[..., tuple[Array, ...]]) -> Callable:
+    """The function forward(call, *arrays) -> (out, lse) with the gradients that `backward` makes.
+
+    call: static and hashable; arrays: q, k, v and the parts of a mask, which get no gradient. out: (B, T, N, K); lse,
+    the log-sum-exp of each row's scores, (B, N, T) float32. backward(call, *arrays, lse, delta, d_out) -> dq, dk, dv;
+    delta: `row_products` minus the cotangent of lse. A remat policy that keeps what is named "attended" runs no kernel
+    twice.
+    """
+
+    @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+    def attend(call: Any, *arrays: Any) -> tuple[Array, Array]:
+        return forward(call, *arrays)
+
+    def attend_forward(call: Any, *arrays: Any) -> Any:
+        out, lse = (checkpoint_name(x, "attended") for x in forward(call, *arrays))
+        return (out, lse), (arrays, out, lse)
+
+    def attend_backward(call: Any, saved: Any, cotangents: tuple[Array, Array]) -> tuple[Any, ...]:
+        (arrays, out, lse), (d_out, d_lse) = saved, cotangents
+        gradients = backward(call, *arrays, lse, row_products(out, d_out) - d_lse, d_out)
+        return (*gradients, *(None for _ in arrays[3:]))
+
+    attend.defvjp(attend_forward, attend_backward)
+    return attend

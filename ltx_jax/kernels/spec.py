@@ -29,8 +29,7 @@ class AttentionSpec:
     context: Context = "auto"
 
 
-@struct.dataclass
-class Mask:
+class Mask(struct.PyTreeNode):
     """Which keys a query sees. All parts are optional and combine.
 
     length: (B,) int32, keys at or beyond it are padding. keep: (B, S) bool, False hides a key from all queries.

@@ -4,16 +4,13 @@ Heads of 32, 64 or a multiple of 128 columns; any lengths, T and S apart; key le
 and window masks. Memory is linear in the length. See tpu_common.py for the layout, tiles.py for block sizes.
 """
 
-import functools
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.pallas import tpu as pltpu
 
 from ltx_jax.kernels.prologue import Side
-from ltx_jax.kernels.softmax import LOG2E, key_lengths, mismatch, row_products
+from ltx_jax.kernels.softmax import LOG2E, differentiable, key_lengths, mismatch
 from ltx_jax.kernels.spec import AttentionSpec, Mask
 from ltx_jax.kernels.tiles import DEFAULT, LANES, Tile
 from ltx_jax.kernels.tpu_backward import backward
@@ -40,53 +37,28 @@ def unsupported(q: Array, k: Array, v: Array) -> str | None:
 
 
 def tpu_attention(
-    q: Array,
-    k: Array,
-    v: Array,
-    mask: Mask,
-    spec: AttentionSpec,
-    *,
-    tile: Tile | None = None,
-    interpret: Interpret = False,
-) -> Array:
-    """softmax(scale q k^T + bias) v. q: (B, T, N, K); k, v: (B, S, N, K). Returns (B, T, N, K) in q's dtype.
+    q: Array, k: Array, v: Array, mask: Mask, spec: AttentionSpec,
+    *, tile: Tile | None = None, interpret: Interpret = False,
+) -> tuple[Array, Array]:  # fmt: skip
+    """softmax(scale q k^T + bias) v, (B, T, N, K) in q's dtype, and the log-sum-exp of each row's scores, (B, N, T)
+    float32, -1e30 where no key is seen. q: (B, T, N, K); k, v: (B, S, N, K).
 
-    Differentiable in q, k, v (not in the bias). Softmax and sums in float32; bfloat16 inputs are multiplied as such,
-    float32 ones in full precision. A query whose keys are all hidden (by the mask, or a bias of -1e30 or less) gives
-    zeros and passes no gradient; hidden keys and values may hold anything, NaN included. tile: block sizes, see
-    `tiles.tile_for`. interpret: run as plain JAX (True), or in Pallas's model of
-    a TPU (InterpretParams), for tests.
-    Raises NotImplementedError for what `unsupported` names.
-    """
-    return tpu_attention_with_statistics(q, k, v, mask, spec, tile=tile, interpret=interpret)[0]
-
-
-def tpu_attention_with_statistics(
-    q: Array,
-    k: Array,
-    v: Array,
-    mask: Mask,
-    spec: AttentionSpec,
-    *,
-    tile: Tile | None = None,
-    interpret: Interpret = False,
-) -> tuple[Array, Array]:
-    """As `tpu_attention`, and the log-sum-exp of each row's scores, (B, N, T) float32, -1e30 where no key is seen.
-
-    Both are differentiable, so results over parts of the keys can be merged: with weights softmax(lse) over the parts,
-    the whole output is their weighted sum.
+    Both are differentiable in q, k, v (not in the bias), so results over parts of the keys can be merged: with weights
+    softmax(lse) over the parts, the whole output is their weighted sum. Softmax and sums in float32; bfloat16 inputs
+    are multiplied as such, float32 ones in full precision. A query whose keys are all hidden (by the mask, or a bias of
+    -1e30 or less) gives zeros and passes no gradient; hidden keys and values may hold anything, NaN included. tile:
+    block sizes, see `tiles.tile_for`. interpret: run as plain JAX (True), or in Pallas's model of a TPU
+    (InterpretParams), for tests. Raises NotImplementedError for what `unsupported` names.
     """
     call, arrays = _prepare(q, k, v, mask, spec, tile, interpret)
-    results: Any = _attend(call, *arrays)
-    out, lse = results
-    return out.reshape(q.shape), lse
+    return _attend(call, *arrays)
 
 
 def tpu_forward_with_prologue(
     q: Array, k: Array, v: Array, sides: tuple[Side, Side], gates: Array | None, mask: Mask, spec: AttentionSpec,
     *, tile: Tile | None = None, interpret: Interpret = False,
 ) -> tuple[Array, Array]:  # fmt: skip
-    """As `tpu_attention_with_statistics` of `prologue.prepare`d q and k, and the output times gates, (B, T, N).
+    """As `tpu_attention` of `prologue.prepare`d q and k, and the output times gates, (B, T, N).
 
     q, k: raw; sides: what prepares each, with split rotation. Not differentiable, not for causal calls. Keys of a head
     that do not fit in VMEM (`Tile.resident` bytes) are prepared outside the kernel.
@@ -101,8 +73,7 @@ def tpu_forward_with_prologue(
         flat_k = prepare_tiles(k, sides[1], tile=tile, interpret=interpret).reshape(flat_k.shape)
     if gates is not None:
         extras = extras._replace(gates=gates.astype(jnp.float32).transpose(0, 2, 1)[:, :, None])  # (B, N, 1, T)
-    out, lse = forward(call, flat_q, flat_k, flat_v, *masks, extras)
-    return out.reshape(q.shape), lse[:, :, 0]
+    return _forward(call, flat_q, flat_k, flat_v, *masks, extras)
 
 
 def tpu_backward(
@@ -115,8 +86,7 @@ def tpu_backward(
     `tpu_attention`.
     """
     call, arrays = _prepare(q, k, v, mask, spec, tile, interpret)
-    d_out = d_out.reshape(*d_out.shape[:2], -1)  # (B, T, N * K)
-    dq, dk, dv = backward(call, *arrays, lse[:, :, None], delta[:, :, None], d_out)
+    dq, dk, dv = _backward(call, *arrays, lse, delta, d_out)
     dq = (dq.astype(jnp.float32) * (_scale(q, spec) * LOG2E)).astype(q.dtype)
     return dq.reshape(q.shape), dk.reshape(k.shape), dv.reshape(v.shape)
 
@@ -144,26 +114,14 @@ def _prepare(
     return call, (flat(q), flat(k), flat(v), lengths, keep, mask.bias)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(call: Call, q: Array, k: Array, v: Array, lengths: Array, keep: Any, bias: Any) -> tuple[Array, Array]:
-    out, lse = forward(call, q, k, v, lengths, keep, bias)
-    return out, lse[:, :, 0]
+def _forward(call: Call, *arrays: Any) -> tuple[Array, Array]:
+    out, lse = forward(call, *arrays)
+    return out.reshape(*out.shape[:2], call.heads, call.head), lse[:, :, 0]
 
 
-def _attend_forward(call: Call, q: Array, k: Array, v: Array, lengths: Array, keep: Any, bias: Any) -> Any:
-    results = forward(call, q, k, v, lengths, keep, bias)
-    out, lse = (checkpoint_name(x, "attended") for x in results)  # a remat policy that keeps these runs no kernel twice
-    return (out, lse[:, :, 0]), (q, k, v, lengths, keep, bias, out, lse)
+def _backward(call: Call, q: Array, *more: Any) -> tuple[Array, ...]:
+    *arrays, lse, delta, d_out = more
+    return backward(call, q, *arrays, lse[:, :, None], delta[:, :, None], d_out.reshape(q.shape))
 
 
-def _attend_backward(call: Call, saved: Any, cotangents: tuple[Array, Array]) -> tuple[Any, ...]:
-    q, k, v, lengths, keep, bias, out, lse = saved
-    d_out, d_lse = cotangents
-    per_head = lambda x: x.reshape(*x.shape[:2], call.heads, call.head)  # (B, T, N, K)
-    delta = (row_products(per_head(out), per_head(d_out)) - d_lse)[:, :, None]  # (B, N, 1, T)
-    dq, dk, dv = backward(call, q, k, v, lengths, keep, bias, lse, delta, d_out)
-    nothing = lambda x: None if x is None else jnp.zeros_like(x)
-    return dq, dk, dv, None, nothing(keep), nothing(bias)
-
-
-_attend.defvjp(_attend_forward, _attend_backward)
+_attend = differentiable(_forward, _backward)

@@ -78,7 +78,7 @@ def abstract_state(state: SamplerState, mesh: Mesh, batch: int | None = None) ->
             return Struct(shape, x.dtype, sharding=NamedSharding(mesh, rules.spec(names, shape, mesh)))
 
         tables = {name: replicated_like(getattr(track.stream, name), mesh) for name in ("rotary", "cross_rotary")}
-        bare = track.replace(stream=track.stream.replace(rotary=None, cross_rotary=None))  # type: ignore[attr-defined]
+        bare = track.replace(stream=track.stream.replace(rotary=None, cross_rotary=None))
         abstract = jax.tree.map(leaf, bare)
         return abstract.replace(stream=abstract.stream.replace(**tables))
 

@@ -65,4 +65,4 @@ def pad_tokens(track: StreamState, multiple: int) -> StreamState:
     """The track with padding at its tail, up to a multiple of `multiple` tokens; the true length is kept."""
     tokens = track.stream.latent.shape[1]
     total = tokens + -tokens % multiple
-    return track.replace(stream=track.stream.padded(total), clean=pad_tail(track.clean, total))  # type: ignore[attr-defined]
+    return track.replace(stream=track.stream.padded(total), clean=pad_tail(track.clean, total))

@@ -39,8 +39,7 @@ class GuardConfig:
         )
 
 
-@struct.dataclass
-class GradientNorm:
+class GradientNorm(struct.PyTreeNode):
     """The running mean of accepted gradient norms, () float32, and how many there were, () int32."""
 
     mean: Array

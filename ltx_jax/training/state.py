@@ -16,8 +16,7 @@ from ltx_jax.training.guard import GradientNorm, initial_norm
 Array = jax.Array
 
 
-@struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
     """step: int32 () completed updates. params: trainable parts by name, float32. opt_state: of the optimizer. ema:
     moving average of params, or None. norm: running gradient norm, where spikes are refused. Frozen parts are no
     state: they are a second, unchanged argument of the step.

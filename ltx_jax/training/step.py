@@ -28,8 +28,7 @@ Array = jax.Array
 Metrics = dict[str, Array]
 
 
-@struct.dataclass
-class Microbatch:
+class Microbatch(struct.PyTreeNode):
     """What an objective sees of a global batch: its samples first, first + stride, ... at `step` completed updates."""
 
     step: Array
@@ -134,7 +133,7 @@ def apply_gradients(
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = None if state.ema is None else update_ema(state.ema, params, state.step, ema_decay)
-    return state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema=ema)  # type: ignore[attr-defined]
+    return state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema=ema)
 
 
 def completed(at: Array | Microbatch) -> Array:

@@ -10,7 +10,7 @@ import pytest
 from exact import inputs
 
 from ltx_jax.kernels.attention import attention
-from ltx_jax.kernels.gpu import cudnn_attention, gpu_attention_with_statistics, gpu_backward
+from ltx_jax.kernels.gpu import cudnn_attention, gpu_attention, gpu_backward
 from ltx_jax.kernels.local import Kernel
 from ltx_jax.kernels.reference import reference_attention
 from ltx_jax.kernels.spec import AttentionSpec, Mask
@@ -63,7 +63,7 @@ def test_a_kernel_of_the_gpu_serves_the_forms_over_context():
     delta = jnp.sum(d_out * out, axis=-1).transpose(0, 2, 1)
     for a, b in zip(kernel.backward(q, k, v, mask, lse, delta, d_out), pull(d_out), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
-    ours = functools.partial(gpu_attention_with_statistics, mask=mask, spec=AttentionSpec(), interpret=True)
+    ours = functools.partial(gpu_attention, mask=mask, spec=AttentionSpec(), interpret=True)
     np.testing.assert_array_equal(ours(q, k, v)[1], lse)
     assert gpu_backward(q, k, v, mask, AttentionSpec(), lse, delta, d_out, interpret=True)[0].shape == q.shape
 

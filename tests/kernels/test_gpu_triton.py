@@ -11,7 +11,6 @@ from exact import check_parts_merge, exact, exact_gradients, inputs
 
 from ltx_jax.kernels.gpu_triton import (
     triton_attention,
-    triton_attention_with_statistics,
     triton_backward,
     unsupported,
 )
@@ -19,7 +18,7 @@ from ltx_jax.kernels.gpu_triton_tiles import Blocks, TritonTile, triton_candidat
 from ltx_jax.kernels.spec import AttentionSpec, Mask
 
 SMALL = TritonTile(Blocks(32, 64), Blocks(16, 32), Blocks(64, 16))
-statistics = functools.partial(triton_attention_with_statistics, tile=SMALL, interpret=True)
+statistics = functools.partial(triton_attention, tile=SMALL, interpret=True)
 
 
 def check(shape, mask=Mask(), spec=AttentionSpec(), dtype=jnp.float32, tolerance=2e-5):

@@ -8,7 +8,7 @@ import pytest
 import tests.kernels.mosaic_emulator as emulator
 from ltx_jax.errors import UserError
 from ltx_jax.kernels import gpu_hopper_backward, gpu_hopper_common, gpu_hopper_forward
-from ltx_jax.kernels.gpu_hopper import hopper_attention, hopper_backward, hopper_forward, unsupported
+from ltx_jax.kernels.gpu_hopper import hopper_attention, hopper_backward, unsupported
 from ltx_jax.kernels.gpu_tiles import HOPPER_TILES, HopperTile
 from ltx_jax.kernels.spec import AttentionSpec, Mask
 
@@ -62,7 +62,7 @@ def check(q, k, v, d_out, mask=Mask(), tile=None, spec=SPEC, tolerance=1e-2):
     """Output, statistics and gradients (through both) of the kernels against float64."""
     shape = (q.shape[0], q.shape[2], q.shape[1])
     d_lse = jnp.asarray(np.random.default_rng(9).normal(size=shape), jnp.float32)
-    call = lambda q, k, v: hopper_forward(q, k, v, mask, spec, tile=tile, statistics=True)
+    call = lambda q, k, v: hopper_attention(q, k, v, mask, spec, tile=tile)
     (out, lse), pull = jax.vjp(call, q, k, v)
     gradients = pull((d_out, d_lse))
     expected = exact(q, k, v, mask, d_out, d_lse, spec.scale)
@@ -126,8 +126,8 @@ def test_other_tiles(hopper, tile):
 
 def test_parts_of_the_keys_merge(hopper):
     q, k, v, _ = arrays(8, 1, 70, 300, 1, 64)
-    whole = hopper_attention(q, k, v, Mask(), SPEC)
-    parts = [hopper_forward(q, k[:, a:b], v[:, a:b], Mask(), SPEC, statistics=True) for a, b in ((0, 101), (101, 300))]
+    whole = hopper_attention(q, k, v, Mask(), SPEC)[0]
+    parts = [hopper_attention(q, k[:, a:b], v[:, a:b], Mask(), SPEC) for a, b in ((0, 101), (101, 300))]
     weights = jax.nn.softmax(jnp.stack([lse for _, lse in parts]), axis=0)
     merged = sum(w.transpose(0, 2, 1)[..., None] * out for w, (out, _) in zip(weights, parts, strict=True))
     close(merged, np.asarray(whole).astype(np.float64), 1e-2)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from ltx_jax.errors import UserError
-from ltx_jax.kernels.gpu_hopper import hopper_forward
+from ltx_jax.kernels.gpu_hopper import hopper_attention
 from ltx_jax.kernels.spec import AttentionSpec, Mask
 from ltx_jax.planning.ptxas import compile_report
 
@@ -28,7 +28,7 @@ KERNELS = {"hopper_attention_forward", "hopper_attention_dq", "hopper_attention_
 
 def step(mask, q, k, v):
     """The output, the statistics and all gradients."""
-    call = lambda *a: hopper_forward(*a, mask, AttentionSpec(), statistics=True)
+    call = lambda *a: hopper_attention(*a, mask, AttentionSpec())
     results, pull = jax.vjp(call, q, k, v)
     return results, pull(results)
 

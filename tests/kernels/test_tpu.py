@@ -12,7 +12,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from ltx_jax.kernels.spec import AttentionSpec, Mask
 from ltx_jax.kernels.tiles import Tile, fit
-from ltx_jax.kernels.tpu import tpu_attention, tpu_attention_with_statistics, unsupported
+from ltx_jax.kernels.tpu import tpu_attention, unsupported
 
 SMALL = Tile(queries=128, keys=256, strip=128, backward_queries=128, backward_keys=128, matrix_sum=True)
 APART = Tile(queries=128, keys=128, strip=128, backward_queries=128, backward_keys=128, resident=0)
@@ -20,7 +20,7 @@ APART = Tile(queries=128, keys=128, strip=128, backward_queries=128, backward_ke
 
 def check(shape, mask=Mask(), spec=AttentionSpec(), tile=SMALL, dtype=jnp.float32, tolerance=2e-5, interpret=True):
     """Output, statistics and gradients of one call."""
-    call = functools.partial(tpu_attention_with_statistics, tile=tile, interpret=interpret)
+    call = functools.partial(tpu_attention, tile=tile, interpret=interpret)
     against_exact(call, shape, mask, spec, dtype, tolerance)
 
 
@@ -76,7 +76,7 @@ def test_padding_may_hold_anything(tile):
     keep = rng.random((2, 200)) < 0.5
     mask = Mask(length=jnp.asarray([150, 0]), keep=jnp.asarray(keep))
     hidden = ~(keep & (np.arange(200) < np.array([150, 0])[:, None]))[:, :, None, None]
-    call = lambda q, k, v: jnp.sum(tpu_attention(q, k, v, mask, AttentionSpec(), tile=tile, interpret=True) ** 2)
+    call = lambda q, k, v: jnp.sum(tpu_attention(q, k, v, mask, AttentionSpec(), tile=tile, interpret=True)[0] ** 2)
     call = jax.jit(jax.value_and_grad(call, argnums=(0, 1, 2)))
     clean, dirty = call(q, k, v), call(q, jnp.where(hidden, jnp.nan, k), jnp.where(hidden, jnp.nan, v))
     jax.tree.map(np.testing.assert_array_equal, clean, dirty)
@@ -85,16 +85,14 @@ def test_padding_may_hold_anything(tile):
 
 def test_extreme_logits_stay_finite():
     q, k, v, _ = inputs((1, 130, 140, 1, 128), scale=1e4)
-    call = lambda *a: tpu_attention(*a, Mask(), AttentionSpec(), tile=SMALL, interpret=True)
+    call = lambda *a: tpu_attention(*a, Mask(), AttentionSpec(), tile=SMALL, interpret=True)[0]
     out, pull = jax.jit(lambda *a: jax.vjp(call, *a))(q, k, v)
     np.testing.assert_allclose(out, exact(q, k, v, Mask(), AttentionSpec())[0], rtol=1e-4)
     assert all(bool(jnp.all(jnp.isfinite(g))) for g in jax.jit(pull)(out))
 
 
 def test_parts_of_the_keys_merge_to_the_whole():
-    check_parts_merge(
-        lambda *a: tpu_attention_with_statistics(*a, Mask(), AttentionSpec(), tile=SMALL, interpret=True), 128
-    )
+    check_parts_merge(lambda *a: tpu_attention(*a, Mask(), AttentionSpec(), tile=SMALL, interpret=True), 128)
 
 
 def test_what_does_not_fit_is_named():

@@ -7,7 +7,7 @@ from aot import CHIPS, devices_of, pairs
 
 from ltx_jax.kernels.spec import AttentionSpec, Mask
 from ltx_jax.kernels.tiles import tile_for
-from ltx_jax.kernels.tpu import tpu_attention_with_statistics
+from ltx_jax.kernels.tpu import tpu_attention
 from ltx_jax.planning.vmem import kernel_vmem
 
 # name: (heads, head width, T, S, dtype, masks, causal)
@@ -40,7 +40,7 @@ def compile_for(chip, variant):
     spec = AttentionSpec(causal=causal, window=200 if causal else None)
 
     def step(q, k, v, mask):
-        results, pull = jax.vjp(lambda *a: tpu_attention_with_statistics(*a, mask, spec, tile=tile), q, k, v)
+        results, pull = jax.vjp(lambda *a: tpu_attention(*a, mask, spec, tile=tile), q, k, v)
         return results, pull(results)
 
     q, k = array((2, t, heads, width)), array((2, s, heads, width))
@@ -67,7 +67,5 @@ def test_more_elements_than_32_bits_count():
     device = devices_of("v5p:2x2x1")[0]
     here = jax.sharding.SingleDeviceSharding(device)
     x = jax.ShapeDtypeStruct((2, 514080, 32, 128), jnp.bfloat16, sharding=here)  # 4.2e9 elements
-    call = lambda q, k, v: tpu_attention_with_statistics(
-        q, k, v, Mask(), AttentionSpec(), tile=tile_for(device.device_kind)
-    )
+    call = lambda q, k, v: tpu_attention(q, k, v, Mask(), AttentionSpec(), tile=tile_for(device.device_kind))
     assert kernel_vmem(jax.jit(call).lower(x, x, x).compile().as_text())

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ltx_jax.kernels.gpu_triton import triton_attention_with_statistics
+from ltx_jax.kernels.gpu_triton import triton_attention
 from ltx_jax.kernels.gpu_triton_tiles import triton_tile
 from ltx_jax.kernels.spec import AttentionSpec, Mask
 from ltx_jax.planning.ptxas import compile_report
@@ -52,7 +52,7 @@ def report(card, variants):
     def step(arrays):
         results = []
         for (spec, tile), (q, k, mask) in zip(calls, arrays, strict=True):
-            call = lambda q, k, v, m=mask, s=spec, t=tile: triton_attention_with_statistics(q, k, v, m, s, tile=t)
+            call = lambda q, k, v, m=mask, s=spec, t=tile: triton_attention(q, k, v, m, s, tile=t)
             out, pull = jax.vjp(call, q, k, k)
             results.append((out, pull(out)))
         return results
@@ -86,6 +86,6 @@ def test_more_elements_than_32_bits_count():
     kind = topology(card).devices[0].device_kind
     x = jax.ShapeDtypeStruct((2, 514080, 32, 128), jnp.bfloat16)  # 4.2e9 elements
     tile = triton_tile(kind, 128, x.dtype)
-    call = lambda q, k, v: triton_attention_with_statistics(q, k, v, Mask(), AttentionSpec(), tile=tile)
+    call = lambda q, k, v: triton_attention(q, k, v, Mask(), AttentionSpec(), tile=tile)
     (row,) = [r for r in compile_report(call, (x, x, x), card) if r["name"].startswith("triton_attention")]
     assert row["spill_bytes"] == 0, row

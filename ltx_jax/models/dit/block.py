@@ -28,8 +28,7 @@ TO_VIDEO, TO_AUDIO, GATE = 0, 2, 4  # rows of the cross tables: scale and shift 
 SELECT_LEVELS = 8  # up to so many levels are selected (elementwise, fuses), more are gathered
 
 
-@struct.dataclass
-class StreamInputs:
+class StreamInputs(struct.PyTreeNode):
     """What every block needs of one stream beside its tokens; the same in all blocks.
 
     modulation: (B, U, M, D) float32 rows of the distinct levels; level_index: (B, T) int32, or None when U == 1.

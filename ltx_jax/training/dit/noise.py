@@ -21,8 +21,7 @@ from ltx_jax.training.modes import APPENDED, StreamMode
 Array = jax.Array
 
 
-@struct.dataclass
-class Draws:
+class Draws(struct.PyTreeNode):
     """All randomness of one stream: normal, uniform, mix (B,); noise (B, T, C); conditions: (B,) each, by number."""
 
     normal: Array
@@ -32,8 +31,7 @@ class Draws:
     conditions: tuple[Array, ...] = ()
 
 
-@struct.dataclass
-class NoisyStream:
+class NoisyStream(struct.PyTreeNode):
     """A stream as the transformer gets it, and what it should answer.
 
     latent: (B, T + R, C), the target's tokens, then the reference's. sigma (B,); levels (B, U) with level_index
@@ -180,7 +178,7 @@ def _noised(
 def _two_levels(noisy: NoisyStream, given: Array) -> NoisyStream:
     """The stream with the levels (sigma, 0), of which the given tokens (B, T) have the second."""
     levels = jnp.stack([noisy.sigma, jnp.zeros_like(noisy.sigma)], axis=1)  # (B, 2)
-    return noisy.replace(levels=levels, level_index=given.astype(jnp.int32))  # type: ignore[attr-defined]
+    return noisy.replace(levels=levels, level_index=given.astype(jnp.int32))
 
 
 def _with_keyframes(noisy: NoisyStream, keys: KeyFrames, drawn: Array, probability: float) -> NoisyStream:
@@ -196,7 +194,7 @@ def _with_keyframes(noisy: NoisyStream, keys: KeyFrames, drawn: Array, probabili
     own = jnp.broadcast_to(jnp.arange(tokens), (batch, tokens))
     noisy = _appended(noisy, keys.tokens, each * used * (drawn < probability))
     place = jnp.concatenate([own, places.reshape(batch, -1)], axis=1)
-    return noisy.replace(place=place)  # type: ignore[attr-defined]
+    return noisy.replace(place=place)
 
 
 def _appended(noisy: NoisyStream, beside: Array, used: Array) -> NoisyStream:
@@ -210,7 +208,7 @@ def _appended(noisy: NoisyStream, beside: Array, used: Array) -> NoisyStream:
         noisy = _two_levels(noisy, jnp.zeros((batch, tokens), bool))
     assert noisy.level_index is not None and noisy.length is None
     clean = jnp.ones((batch, beside.shape[1]), jnp.int32)
-    return noisy.replace(  # type: ignore[attr-defined]
+    return noisy.replace(
         latent=jnp.concatenate([noisy.latent, beside.astype(noisy.latent.dtype)], axis=1),
         level_index=jnp.concatenate([noisy.level_index, clean], axis=1),
         length=tokens + used.astype(jnp.int32),
@@ -256,7 +254,7 @@ def _placed(stream: NoisyStream) -> NoisyStream:
     """The stream with a place of its own for every token."""
     batch, tokens, _ = stream.latent.shape
     one_by_one = jnp.broadcast_to(jnp.arange(tokens), (batch, tokens))
-    return stream.replace(place=one_by_one if stream.place is None else stream.place)  # type: ignore[attr-defined]
+    return stream.replace(place=one_by_one if stream.place is None else stream.place)
 
 
 def _general(

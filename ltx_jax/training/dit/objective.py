@@ -166,7 +166,7 @@ class DiTObjective:
         if self.config.mark_keyframes:
             first = np.zeros(tokens, bool)
             first[: self.sizes.video_tokens] = select_frames(self.sizes.grid, 0, 1)
-            stream = stream.replace(keyframes=jnp.asarray(np.broadcast_to(first, (batch, tokens))))  # type: ignore[attr-defined]
+            stream = stream.replace(keyframes=jnp.asarray(np.broadcast_to(first, (batch, tokens))))
         return stream.padded(self.sizes.padded)
 
 
