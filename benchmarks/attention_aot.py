@@ -13,13 +13,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from attention_kernels import all_tiles, default_tile, families, ours
+from ptxas import compile_report
+from vmem import kernel_vmem
 
 from ltx_jax.errors import UserError
 from ltx_jax.kernels.tpu_neighbourhood import tpu_neighbourhood_attention
 from ltx_jax.kernels.tpu_neighbourhood_cut import Cut, queries_for
-from ltx_jax.planning.ptxas import compile_report
 from ltx_jax.planning.topology import Topology, topology
-from ltx_jax.planning.vmem import kernel_vmem
 
 WIDTHS = (64, 128)
 DTYPE = jnp.bfloat16

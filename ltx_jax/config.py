@@ -58,12 +58,12 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         return _convert_union(hint, value, where)
-    if dataclasses.is_dataclass(hint):
-        if isinstance(value, hint):  # type: ignore[arg-type]
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        if isinstance(value, hint):
             return value
         if not isinstance(value, Mapping):
             raise UserError(f"'{where}' must be a group of settings, not {value!r}.")
-        return from_mapping(hint, value, where)  # type: ignore[type-var]
+        return from_mapping(hint, value, where)
     if origin is tuple:
         return _convert_tuple(hint, value, where)
     if origin is typing.Literal:

@@ -56,12 +56,9 @@ def _timestep_embedding(case: Case) -> Outputs:
     ]
     t = case.inputs["timesteps"].reshape(1, -1) * np.float32(c.get("timestep_scale_multiplier", 1000))
     module = AdaLN(c["dim"], c["embedding_coefficient"])
-    rows, embedded = module.apply({"params": to_tree(names, case.weights)}, jnp.asarray(t))  # type: ignore[misc]
-    return {
-        "sinusoid": timestep_embedding(jnp.asarray(t)).reshape(*shape, -1),  # type: ignore[dict-item]
-        "embedded_timestep": embedded.reshape(*shape, -1),
-        "modulation": rows.reshape(*shape, -1),
-    }
+    results: Any = module.apply({"params": to_tree(names, case.weights)}, jnp.asarray(t))
+    found = {"sinusoid": timestep_embedding(jnp.asarray(t)), "modulation": results[0], "embedded_timestep": results[1]}
+    return {name: np.asarray(x).reshape(*shape, -1) for name, x in found.items()}
 
 
 def _tables(inputs: Mapping[str, np.ndarray], prefix: str, heads: int) -> tuple[jax.Array, jax.Array] | None:
@@ -88,7 +85,7 @@ def _attention(case: Case) -> Outputs:
         {"params": params}, i["x"], i.get("context"), Mask(bias=bias),
         _tables(i, "q_", c["heads"]), _tables(i, "k_", c["heads"]), i.get("keep"),
     )  # fmt: skip
-    return {"y": y}  # type: ignore[dict-item]
+    return {"y": np.asarray(y)}
 
 
 def _block(case: Case) -> Outputs:

@@ -123,4 +123,4 @@ def _fits_kernel(name: str, q: Array, k: Array, spec: AttentionSpec, mesh: Any) 
 def _takes(name: str, q: Array, k: Array, heads: int) -> bool:
     """Whether the kernel `name` takes `heads` heads of q and k."""
     local = lambda x: jax.ShapeDtypeStruct((*x.shape[:2], heads, x.shape[3]), x.dtype)
-    return UNSUPPORTED[name](local(q), local(k), local(k)) is None  # type: ignore[arg-type]
+    return UNSUPPORTED[name](local(q), local(k), local(k)) is None

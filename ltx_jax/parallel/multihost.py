@@ -106,9 +106,9 @@ def start(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
         return
     make_room_for_collectives(os.environ, processes=True)
     found = cluster or Cluster()
-    arguments = {"coordinator_address": found.coordinator, "num_processes": found.processes}
+    arguments: dict[str, Any] = {"coordinator_address": found.coordinator, "num_processes": found.processes}
     try:
-        jax.distributed.initialize(**arguments, process_id=found.process, cluster_detection_method=found.method)  # type: ignore[arg-type]
+        jax.distributed.initialize(**arguments, process_id=found.process, cluster_detection_method=found.method)
     except (RuntimeError, ValueError) as error:
         if cluster is None:
             return  # a TPU machine without a pod's metadata: one host

@@ -4,7 +4,6 @@ import dataclasses
 import math
 import re
 import time
-from collections import Counter
 from typing import Any
 
 import jax
@@ -50,8 +49,8 @@ class Report:
     bytes: float
     roofline: Roofline | None
     mfu: float | None
-    collectives: Counter[Collective]
-    counts: Counter[Collective]
+    collectives: dict[Collective, float]
+    counts: dict[Collective, float]
     compile_s: float
     replicated_parameter: tuple[str, float]
     replicated_activation: tuple[str, float]
@@ -78,7 +77,7 @@ def plan(experiment: Experiment, workload: Workload, target: Topology, mesh: Mes
     """Compile the workload's programs for the topology and read the answer. Not fitting is an answer too."""
     found = make_programs(experiment, workload, mesh)
     answers = {name: _compile(program) for name, program in found.items()}
-    done, devices = Totals(), mesh.devices.reshape(-1)
+    done, devices = Totals(), list(mesh.devices.flat)
     line: Roofline | None = Roofline(0.0, 0.0, 0.0)
     for name, program in found.items():
         module = answers[name].module
@@ -146,7 +145,7 @@ def _compile(program: Program) -> _Compiled:
         return _Compiled(kinds, host, None, time.monotonic() - start, sentence)
     seconds = time.monotonic() - start
     stats: Any = compiled.memory_analysis()
-    module = hlo.parse(compiled.as_text())
+    module = hlo.parse(compiled.as_text() or "")
     saved = buffers.stacks(program, module)
     rest = max(0.0, float(stats.temp_size_in_bytes) - sum(saved.values()))
     kinds |= saved | {

@@ -1,6 +1,6 @@
 """A report as a table for people and as data for programs."""
 
-from collections import Counter
+from collections import defaultdict
 from typing import Any
 
 from ltx_jax.parallel.chips import GIB
@@ -40,15 +40,15 @@ def as_dict(report: Report) -> dict[str, Any]:
 
 def collectives(report: Report) -> list[dict[str, Any]]:
     """What each device sends in one run: by kind, dtype and size of the group, the largest first."""
-    sent: Counter[tuple[str, str, int]] = Counter()
-    times: Counter[tuple[str, str, int]] = Counter()
+    sent: dict[tuple[str, str, int], float] = defaultdict(float)
+    times: dict[tuple[str, str, int], float] = defaultdict(float)
     for key, size in report.collectives.items():
         short = (key.kind, key.dtype, len(key.group) if key.kind != "collective-permute" else 2)
-        sent[short] += size  # type: ignore[assignment]
+        sent[short] += size
         times[short] += report.counts[key]
     return [
         {"kind": kind, "dtype": dtype, "group": group, "bytes": float(size), "count": float(times[kind, dtype, group])}
-        for (kind, dtype, group), size in sent.most_common()
+        for (kind, dtype, group), size in sorted(sent.items(), key=lambda item: -item[1])
         if size
     ]
 

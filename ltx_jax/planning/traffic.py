@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import math
 import re
-from collections import Counter
+from collections import defaultdict
 
 from ltx_jax.parallel.flops import valid_pairs
 from ltx_jax.planning.hlo import Instruction, Module, Shape, first_group, trip_count
@@ -37,15 +37,15 @@ class Totals:
 
     flops: float = 0.0
     bytes: float = 0.0
-    collectives: Counter[Collective] = dataclasses.field(default_factory=Counter)
-    counts: Counter[Collective] = dataclasses.field(default_factory=Counter)
+    collectives: dict[Collective, float] = dataclasses.field(default_factory=lambda: defaultdict(float))
+    counts: dict[Collective, float] = dataclasses.field(default_factory=lambda: defaultdict(float))
 
     def add(self, other: "Totals", times: float = 1.0) -> None:
         self.flops += times * other.flops
         self.bytes += times * other.bytes
         for mine, theirs in ((self.collectives, other.collectives), (self.counts, other.counts)):
             for key, value in theirs.items():
-                mine[key] += times * value  # type: ignore[assignment]
+                mine[key] += times * value
 
 
 def totals(module: Module, devices: int, trips: int = 1) -> Totals:
@@ -156,7 +156,7 @@ def _add_collective(
     share = 1.0 if kind == "collective-permute" else (len(group) - 1) / max(1, len(group))
     sent = {"all-gather": made, "all-reduce": 2 * given}.get(kind, given) * share
     key = Collective(kind, max(inputs, key=lambda s: s.bytes).dtype if inputs else "?", group)
-    result.collectives[key] += sent  # type: ignore[assignment]
+    result.collectives[key] += sent
     result.counts[key] += 1
 
 

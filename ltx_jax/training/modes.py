@@ -57,15 +57,17 @@ class Condition:
     def selected(self, grid: Grid, scale: tuple[int, int], mask: Array | None) -> Array | np.ndarray:
         """(T,) or (B, T) bool: the given tokens. scale: pixels per cell (height, width); mask: (B, T) in [0, 1]."""
         if self.type == "mask":
-            require(mask is not None, f"The condition 'mask' needs the stored masks of '{self.mask_dir}'.")
-            return mask > 0.5  # type: ignore[operator]
-        if self.type == "spatial_crop":
-            return select_crop(grid, self.spatial_region, scale)  # type: ignore[arg-type]
-        if self.type == "suffix":
-            return select_suffix(grid, self.temporal_boundary)  # type: ignore[arg-type]
+            if mask is None:
+                raise UserError(f"The condition 'mask' needs the stored masks of '{self.mask_dir}'.")
+            return mask > 0.5
         if self.type == "first_frame":
             return select_frames(grid, 0, 0 if self.clips_only and grid[0] == 1 else 1)
-        return select_frames(grid, 0, self.temporal_boundary)  # type: ignore[arg-type]
+        if self.spatial_region is not None:
+            return select_crop(grid, self.spatial_region, scale)
+        assert self.temporal_boundary is not None  # of "prefix" and "suffix", see __post_init__
+        if self.type == "suffix":
+            return select_suffix(grid, self.temporal_boundary)
+        return select_frames(grid, 0, self.temporal_boundary)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from benchmarks.ptxas import compile_report
 from ltx_jax.errors import UserError
 from ltx_jax.kernels.gpu_hopper import hopper_attention
 from ltx_jax.kernels.spec import AttentionSpec, Mask
-from ltx_jax.planning.ptxas import compile_report
 
 SHARED = 227 * 1024  # bytes that a block of an H100 may have
 # name: (heads, head width, T, S, dtype, masks)

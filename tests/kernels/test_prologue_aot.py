@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from aot import devices_of, pairs
 
+from benchmarks.vmem import kernel_vmem
 from ltx_jax.kernels.attention import attention
 from ltx_jax.kernels.local import Kernel
 from ltx_jax.kernels.prologue import Prologue
@@ -13,7 +14,6 @@ from ltx_jax.kernels.prologue_attention import attention_with_prologue
 from ltx_jax.kernels.spec import AttentionSpec, Mask
 from ltx_jax.kernels.tiles import tile_for
 from ltx_jax.parallel.mesh import MeshConfig, make_mesh
-from ltx_jax.planning.vmem import kernel_vmem
 
 # name: (heads, head width, T, S, rotated, gated, length given)
 VARIANTS = {

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import pytest
 from aot import CHIPS, devices_of, pairs
 
+from benchmarks.vmem import kernel_vmem
 from ltx_jax.kernels.spec import AttentionSpec, Mask
 from ltx_jax.kernels.tiles import tile_for
 from ltx_jax.kernels.tpu import tpu_attention
-from ltx_jax.planning.vmem import kernel_vmem
 
 # name: (heads, head width, T, S, dtype, masks, causal)
 VARIANTS = {

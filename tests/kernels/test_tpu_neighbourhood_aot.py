@@ -10,10 +10,10 @@ import pytest
 from aot import CHIPS, devices_of, pairs
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from benchmarks.vmem import kernel_vmem
 from ltx_jax.kernels.neighbourhood import neighbourhood_attention
 from ltx_jax.kernels.tpu_neighbourhood_common import VMEM
 from ltx_jax.parallel.mesh import AXES
-from ltx_jax.planning.vmem import kernel_vmem
 
 # name: (batch, grid, window, heads, dtype), of 121 frames of 512 x 768 with the two ghost frames of the latent
 CASES = {

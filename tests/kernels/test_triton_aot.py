@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from benchmarks.ptxas import compile_report
 from ltx_jax.kernels.gpu_triton import triton_attention
 from ltx_jax.kernels.gpu_triton_tiles import triton_tile
 from ltx_jax.kernels.spec import AttentionSpec, Mask
-from ltx_jax.planning.ptxas import compile_report
 from ltx_jax.planning.topology import topology
 
 pytestmark = pytest.mark.skipif(

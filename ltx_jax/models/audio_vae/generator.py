@@ -162,10 +162,9 @@ class Generator(nn.Module):
         return jnp.tanh(x) if c.use_tanh_at_final else jnp.clip(x, -1, 1)
 
 
-def _bias(module: nn.Module) -> Array:
-    features: int = module.features  # type: ignore[attr-defined]
+def _bias(module: Conv1D | ConvTranspose1D) -> Array:
     init = partitioned(nn.initializers.zeros, "conv_out")
-    return module.param("bias", init, (features,), module.param_dtype)  # type: ignore[attr-defined]
+    return module.param("bias", init, (module.features,), module.param_dtype)
 
 
 def quiet(params: dict[str, Any]) -> dict[str, Any]:

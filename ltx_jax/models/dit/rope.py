@@ -6,11 +6,13 @@ constant becomes a multiplication and misses cosines by 1e-3, hence NumPy. Lette
 positions of one axis, F frequencies per axis.
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 
 from ltx_jax.errors import require
-from ltx_jax.models.dit.config import DiTConfig
+from ltx_jax.models.dit.config import DiTConfig, Modality
 from ltx_jax.models.layers import Array
 from ltx_jax.streams import Rotary
 
@@ -61,7 +63,8 @@ def rotary(
         cos.append(np.cos(angle).astype(np.float32))
         sin.append(np.sin(angle).astype(np.float32))
         index.append(rows.reshape(positions.shape[0], -1).astype(np.int32))
-    return Rotary(tuple(cos), tuple(sin), np.stack(index, axis=-1))  # type: ignore[arg-type]
+    tables: Any = (tuple(cos), tuple(sin), np.stack(index, axis=-1))  # NumPy's, made on the host
+    return Rotary(*tables)
 
 
 def rotary_tables(
@@ -77,11 +80,12 @@ def rotary_tables(
     cross: dict[str, Rotary | None] = {"video_cross": None, "audio_cross": None}
     limit = max(config.positional_embedding_max_pos[0], config.audio_positional_embedding_max_pos[0])
     both = video_positions is not None and audio_positions is not None
-    for modality, positions in (("video", video_positions), ("audio", audio_positions)):
+    given: dict[Modality, Any] = {"video": video_positions, "audio": audio_positions}
+    for modality, positions in given.items():
         if positions is None:
             own[modality] = None
             continue
-        sizes = config.stream(modality)  # type: ignore[arg-type]
+        sizes = config.stream(modality)
         own[modality] = rotary(positions, sizes.width, sizes.max_pos, theta, precision, config.use_middle_indices_grid)
         if both:
             width = config.audio_cross_attention_dim

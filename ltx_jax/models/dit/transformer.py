@@ -291,10 +291,11 @@ def example_inputs(config: DiTConfig, tokens: int = 2) -> tuple[Any, Any, Any, A
         sizes, rope = config.stream(m), tables[m]
         assert rope is not None
         # of NumPy: shapes are also inferred under meshes whose devices do not exist
-        latent, zero = np.zeros((1, tokens, sizes.in_channels), np.float32), np.zeros(1, np.float32)
-        streams[m] = Stream(latent, zero, zero[:, None], rope, cross_rotary=tables[f"{m}_cross"])  # type: ignore[arg-type]
+        zeros: Any = lambda *shape: np.zeros(shape, np.float32)
+        latent, sigma, levels = zeros(1, tokens, sizes.in_channels), zeros(1), zeros(1, 1)
+        streams[m] = Stream(latent, sigma, levels, rope, cross_rotary=tables[f"{m}_cross"])
         width = sizes.width if config.caption_proj_before_connector else config.caption_channels
-        contexts[m] = Context(np.zeros((1, tokens, width or 0), np.float32))  # type: ignore[arg-type]
+        contexts[m] = Context(zeros(1, tokens, width or 0))
     return streams.get("video"), streams.get("audio"), contexts.get("video"), contexts.get("audio")
 
 

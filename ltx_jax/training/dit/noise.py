@@ -273,7 +273,7 @@ def _general(
     missing = ((0, 0), (0, tokens - count))
     targets, mask = stream.targets, stream.loss_mask
     if trained is not None and targets is None:
-        targets, mask = jnp.zeros_like(trained.targets), jnp.zeros_like(trained.loss_mask)  # type: ignore[arg-type]
+        targets, mask = jax.tree.map(jnp.zeros_like, (trained.targets, trained.loss_mask))
     return NoisyStream(
         latent=jnp.pad(stream.latent.astype(jnp.float32), (*missing, (0, 0))),
         sigma=stream.sigma,

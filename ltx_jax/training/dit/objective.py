@@ -192,7 +192,9 @@ def _rows(rotary: Rotary | None, place: Array | None) -> Any:
 def _reported_sigma(video: NoisyStream | None, audio: NoisyStream | None) -> Array:
     """Noise level (B,) that losses are reported by: the video's where a sample has video, else the audio's (2.4)."""
     if video is None or audio is None or video.present is None:
-        return (video or audio).sigma  # type: ignore[union-attr]
+        stream = video or audio
+        assert stream is not None
+        return stream.sigma
     return jnp.where(video.present, video.sigma, audio.sigma)
 
 

@@ -1,8 +1,8 @@
 """What ptxas says of a CUDA kernel: registers, spills, serialised wgmma and shared memory, without a card.
 
-The program is compiled for a described card (see topology.py) in a process of its own, for two reasons: XLA and Mosaic
-GPU leave their PTX in files only when asked by the environment, and Mosaic GPU keeps a cache for the life of a process,
-out of which a kernel comes without any report.
+The program is compiled for a described card (ltx_jax/planning/topology.py) in a process of its own, for two reasons:
+XLA and Mosaic GPU leave their PTX in files only when asked by the environment, and Mosaic GPU keeps a cache for the
+life of a process, out of which a kernel comes without any report.
 """
 
 import dataclasses
@@ -72,9 +72,10 @@ def compile_report(
 
 
 def _run_child(work: Path) -> None:
-    command = f"from ltx_jax.planning.ptxas import _compile; _compile({str(work)!r})"
+    place = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     asked = {"MOSAIC_GPU_DUMP_TO": str(work), "JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "0"}
-    done = subprocess.run([sys.executable, "-c", command], env=os.environ | asked, capture_output=True, text=True)
+    command, environment = [sys.executable, __file__, str(work)], os.environ | asked | {"PYTHONPATH": place}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError("The kernel does not compile: " + "\n".join(done.stderr.splitlines()[-8:]))
 
@@ -152,3 +153,7 @@ def parse(text: str) -> list[Kernel]:
             )
         )
     return kernels
+
+
+if __name__ == "__main__":
+    _compile(sys.argv[1])

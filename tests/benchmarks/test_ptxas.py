@@ -1,6 +1,6 @@
 """ptxas's words become figures."""
 
-from ltx_jax.planning.ptxas import Kernel, parse
+from benchmarks.ptxas import Kernel, parse
 
 TEXT = """ptxas info    : (C7510) Potential Performance Loss: wgmma.mma_async instructions are serialized due to \
 insufficient register resources for the wgmma pipeline in the function 'wide'
