@@ -52,8 +52,7 @@ class NoisyStream(struct.PyTreeNode):
     present: Array | None = None
 
 
-@struct.dataclass
-class KeyFrames:
+class KeyFrames(struct.PyTreeNode):
     """Stills of each clip. tokens: (B, K * n, C), n of each still; frames: (B, K) int32, which pixel frames they are.
 
     first: the place of frame 0's still among the positions that the rotary tables know; the others' follow in order.

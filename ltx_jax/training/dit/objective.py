@@ -186,7 +186,7 @@ def _rows(rotary: Rotary | None, place: Array | None) -> Any:
     """The tables with the rows of tokens at `place` (B, T) among their positions; None: one after the other."""
     if rotary is None or place is None:
         return rotary
-    return rotary.replace(index=jnp.take(rotary.index[0], place, axis=0))  # type: ignore[attr-defined]
+    return rotary.replace(index=jnp.take(rotary.index[0], place, axis=0))
 
 
 def _reported_sigma(video: NoisyStream | None, audio: NoisyStream | None) -> Array:
