@@ -172,6 +172,7 @@ def test_the_frechet_distance_knows_truth_from_faults(seen):
     assert frechet(of(faulty, watch(faulty)), truth, scale) > 1.5 * floor
 
 
+@pytest.mark.slow
 def test_the_weights_shipped_before_score_under_half_in_shape():
     report = evaluate_toy(open_model("toy").sampler, 16).report()
     assert report["scores"]["shape"] < 0.5 and report["scores"]["colour"] > 0.5

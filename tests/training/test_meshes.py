@@ -70,7 +70,16 @@ def loss_and_gradients(sizes, shape=SHAPE, config=CONFIG):
     return float(loss), jax.device_get(gradients)
 
 
-@pytest.mark.parametrize("sizes", [(8, 1, 1, 1), (1, 8, 1, 1), (2, 2, 2, 1), (1, 2, 2, 2)], ids=str)
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        pytest.param((8, 1, 1, 1), marks=pytest.mark.slow),
+        pytest.param((1, 8, 1, 1), marks=pytest.mark.slow),
+        (2, 2, 2, 1),
+        (1, 2, 2, 2),
+    ],
+    ids=str,
+)
 def test_every_mesh_gives_the_gradients_of_one_device(sizes):
     check_against_one_device(sizes, CONFIG)
 

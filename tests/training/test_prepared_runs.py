@@ -149,6 +149,7 @@ def stop_at(step, function):
         function()
 
 
+@pytest.mark.slow
 def test_the_whole_transformer_and_its_text_encoder_can_be_trained_too(prepared, model, tmp_path):
     for name, changes in (("frozen", {"train_text": False}), ("text", {"train_text": True})):
         workdir = run(prepared, model, tmp_path / name, lora=None, steps=1, **changes)
