@@ -101,14 +101,15 @@ def test_the_run_trains_with_the_program_that_is_planned(tiny, caught, tmp_path)
 
 def test_the_run_encodes_with_the_programs_that_are_planned(tiny, caught, tmp_path):
     mesh = make_mesh(MeshConfig(data=2), jax.devices()[:2])
-    encoder = EncoderSpec(str(save_tiny_model(tmp_path)), batch=4).open(mesh)
+    spec = EncoderSpec(str(save_tiny_model(tmp_path)), batch=4)
+    encode = lambda: spec.open(mesh)(clips, items)  # anew, so that nothing is compiled yet
     clips = [Clip("", "", "a red circle", Bucket(SMALL.height, SMALL.width, SMALL.frames, SMALL.fps), 0.0)] * 3
     worlds = [render(0, i, ToyWorldConfig(SMALL.height, SMALL.frames)) for i in range(3)]
     items = [{"video": world.video, "audio": world.audio, "has_audio": True} for world in worlds]
     run = {
-        "video encoder": caught("video", lambda: encoder(clips, items)),
-        "audio encoder": caught("waveform", lambda: encoder(clips, items)),
-        "text encoder": caught("ids", lambda: encoder.text(["a red circle"])),
+        "video encoder": caught("video", encode),
+        "audio encoder": caught("waveform", encode),
+        "text encoder": caught("ids", encode),
     }
     text = lambda programs: {name: program.lower().as_text() for name, program in programs.items()}
     assert text(make_programs(tiny, Workload("encode", SMALL, batch=4), mesh)) == text(run)
