@@ -106,11 +106,31 @@ def group_weights(groups: Array, weights: Array) -> Array:
     return jnp.where(same, 1.0, across)
 
 
-class Context(struct.PyTreeNode):
-    """Text seen by one stream: tokens (B, S, E) (connector output) and an additive bias (B, 1, 1 or T, S) or None."""
+class TextMemory(struct.PyTreeNode):
+    """Keys and values of text that no noise level changes, made once for all steps: (L, B, S, D) of each distinct text.
 
-    tokens: Array
+    rows: which of the texts each group of B rows reads, as in (0, 1, 0): the first one, the second, the first again.
+    """
+
+    keys: tuple[Array, ...]
+    values: tuple[Array, ...]
+    rows: tuple[int, ...] = struct.field(pytree_node=False, default=(0,))
+
+    def read(self) -> tuple[Array, Array]:
+        """Keys and values of one layer, whose axis is gone, for all rows: (rows * B, S, D)."""
+        together = lambda texts: texts[0] if self.rows == (0,) else jnp.concatenate([texts[i] for i in self.rows])
+        return together(self.keys), together(self.values)
+
+
+class Context(struct.PyTreeNode):
+    """Text seen by one stream: tokens (B, S, E) (connector output) and an additive bias (B, 1, 1 or T, S) or None.
+
+    memory: what blocks would make of the tokens, which then may be None.
+    """
+
+    tokens: Any
     bias: Array | None = None
+    memory: TextMemory | None = None
 
 
 def length_mask(length: Array | None, batch: int, tokens: int) -> Array:

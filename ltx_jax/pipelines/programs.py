@@ -12,9 +12,10 @@ from jax.sharding import Mesh, NamedSharding
 
 from ltx_jax.bundle import Networks, abstract_weights
 from ltx_jax.diffusion.sample import SamplerState, SamplingPlan, StreamState
+from ltx_jax.models.dit.config import Modality
 from ltx_jax.parallel import rules
 from ltx_jax.parallel.program import Program, batch_like, make_program, replicated_like
-from ltx_jax.pipelines.stages import sample_steps
+from ltx_jax.pipelines.stages import remember_texts, sample_steps
 
 Struct = jax.ShapeDtypeStruct
 
@@ -49,14 +50,48 @@ def make_sample_program(
     return make_program(sample, arguments, mesh, out_shardings=out, donate=["state"], weights=["params"])
 
 
+def make_text_memory_program(
+    networks: Networks, batch: int, mesh: Mesh, weights: Mapping[str, Any] | None = None
+) -> Program:
+    """`remember_texts` as a program (params, video, audio) of contexts (B, S, E), for models whose text is static."""
+
+    def remember(params: Any, video: Any, audio: Any) -> Any:
+        return remember_texts(networks, params, video, audio)
+
+    params = abstract_weights(networks, ("transformer",), mesh, weights)
+    video, audio = _abstract_texts(networks, batch, mesh)
+    out = jax.tree.map(lambda x: x.sharding, _abstract_memory(networks, batch, mesh))
+    arguments = {"params": params, "video": video, "audio": audio}
+    return make_program(remember, arguments, mesh, out_shardings=out, weights=["params"])
+
+
 def abstract_contexts(networks: Networks, batch: int, mesh: Mesh) -> dict[str, tuple[Any, Any]]:
-    """Shapes and shardings of the positive and negative contexts, (B, S, E) of video and audio."""
+    """Shapes and shardings of the positive and negative texts as the loop reads them, see `stages.Contexts`."""
+    modulated = networks.release.transformer.prompt_modulation
+    pair = (_abstract_texts if modulated else _abstract_memory)(networks, batch, mesh)
+    return {"positive": pair, "negative": pair}
+
+
+def _abstract_texts(networks: Networks, batch: int, mesh: Mesh) -> tuple[Any, Any]:
+    """Contexts (B, S, E) of video and audio."""
     release, config = networks.release, networks.release.transformer
     own = config.caption_proj_before_connector
     widths = [config.stream(m).width if own else config.caption_channels for m in ("video", "audio")]
-    shapes = [Struct((batch, release.text_length, width or 0), networks.dtype) for width in widths]
-    pair = batch_like(tuple(shapes), mesh)
-    return {"positive": pair, "negative": pair}
+    video, audio = (Struct((batch, release.text_length, width or 0), networks.dtype) for width in widths)
+    return batch_like((video, audio), mesh)
+
+
+def _abstract_memory(networks: Networks, batch: int, mesh: Mesh) -> tuple[Any, Any]:
+    """Keys and values (L, B, S, D) of video and audio."""
+    release, config = networks.release, networks.release.transformer
+
+    def of(modality: Modality) -> tuple[Struct, Struct]:
+        shape = (config.num_layers, batch, release.text_length, config.stream(modality).width)
+        sharding = NamedSharding(mesh, rules.spec(("layers", "batch", None, "act_heads"), shape, mesh))
+        one = Struct(shape, networks.dtype, sharding=sharding)
+        return one, one
+
+    return of("video"), of("audio")
 
 
 def abstract_state(state: SamplerState, mesh: Mesh, batch: int | None = None) -> SamplerState:

@@ -187,8 +187,8 @@ class Sampler:
     ) -> list[Clip]:
         """Clips of (prompt, number) pairs; the batch is filled to `size` so that one program serves all batches."""
         filled = [*clips, *[clips[-1]] * (size - len(clips))]
-        positive = self._contexts([prompt for prompt, _ in filled])
-        negative = self._contexts([request.negative_prompt or ""] * size)
+        positive = self._texts([prompt for prompt, _ in filled])
+        negative = self._texts([request.negative_prompt or ""] * size)
         assert request.seed is not None
         state = None
         for place, stage in enumerate(stages):
@@ -204,6 +204,13 @@ class Sampler:
         ]
 
     # --- stages -----------------------------------------------------------------------------------------------------
+
+    def _texts(self, prompts: list[str]) -> tuple[Any, Any]:
+        """What the sampling loop reads of prompts, see `stages.Contexts`."""
+        contexts = self._contexts(prompts)
+        if self.bundle.release.transformer.prompt_modulation:
+            return contexts
+        return self._placed.load(programs.make_text_memory_program, ("transformer",), len(prompts))(*contexts)
 
     def _contexts(self, prompts: list[str]) -> tuple[jax.Array, jax.Array]:
         encode = self._placed.load(codec.make_encode_text_program, codec.TEXT_ENCODER, len(prompts))

@@ -11,10 +11,12 @@ import numpy as np
 
 from ltx_jax.bundle import Networks
 from ltx_jax.diffusion.sample import PredictVelocity, SamplerState, SamplingPlan, run
-from ltx_jax.streams import Context, Stream
+from ltx_jax.models.dit.text import remember_text
+from ltx_jax.streams import Context, Stream, TextMemory
 
 Array = jax.Array
-Contexts = dict[str, tuple[Array, Array]]  # "positive", "negative" -> (video, audio) contexts (B, S, E)
+# "positive", "negative" -> texts of (video, audio): contexts (B, S, E), or what `remember_text` makes of them.
+Contexts = dict[str, tuple[Any, Any]]
 
 
 def velocity_predictor(
@@ -25,13 +27,34 @@ def velocity_predictor(
 
     def predict(video: Stream | None, audio: Stream | None, names: tuple[str, ...]) -> Any:
         sides = ["negative" if name == "uncond" else "positive" for name in names]
-        texts = [Context(jnp.concatenate([contexts[s][i] for s in sides])) for i in (0, 1)]
-        batch = contexts["positive"][0].shape[0]
+        texts = [_rows(contexts, sides, i) for i in (0, 1)]
+        stream = audio if video is None else video
+        assert stream is not None
+        batch = stream.latent.shape[0] // len(names)
         columns = np.array([plan.passes.index(name) for name in names])
         keep = None if plan.keep is None else jnp.repeat(plan.keep[:, :, columns], batch, axis=2)  # (4, L, rows)
         return transformer.apply({"params": params["transformer"]}, video, audio, *texts, keep)
 
     return predict
+
+
+def _rows(contexts: Contexts, sides: list[str], stream: int) -> Context:
+    """The text of a stream for groups of rows that read the given sides."""
+    if not isinstance(contexts["positive"][stream], tuple):
+        return Context(jnp.concatenate([contexts[side][stream] for side in sides]))
+    distinct = list(dict.fromkeys(sides))
+    keys, values = zip(*(contexts[side][stream] for side in distinct), strict=True)
+    return Context(None, memory=TextMemory(keys, values, tuple(distinct.index(side) for side in sides)))
+
+
+def remember_texts(networks: Networks, params: dict[str, Any], video: Array, audio: Array) -> tuple[Any, Any]:
+    """What blocks make of contexts (B, S, E) of both streams: pairs of keys and values (L, B, S, D)."""
+    config, own = networks.release.transformer, params["transformer"]
+    video_text, audio_text = (
+        remember_text(config, modality, own, text, networks.dtype)
+        for modality, text in (("video", video), ("audio", audio))
+    )
+    return video_text, audio_text
 
 
 def sample_steps(

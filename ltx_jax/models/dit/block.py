@@ -21,6 +21,7 @@ from ltx_jax.kernels.spec import AttentionSpec, Mask
 from ltx_jax.models.dit.config import DiTConfig, Modality
 from ltx_jax.models.layers import Array, Dtype, Linear, gelu, partitioned, rms_norm
 from ltx_jax.parallel.rules import constrain
+from ltx_jax.streams import TextMemory
 
 Pair = tuple[Any, Any]  # what belongs to the video and to the audio stream
 KEEP_VIDEO_SELF, KEEP_AUDIO_SELF, KEEP_TO_VIDEO, KEEP_TO_AUDIO = range(4)  # rows of `keep`, spec section 9
@@ -32,14 +33,15 @@ class StreamInputs(struct.PyTreeNode):
     """What every block needs of one stream beside its tokens; the same in all blocks.
 
     modulation: (B, U, M, D) float32 rows of the distinct levels; level_index: (B, T) int32, or None when U == 1.
-    context: (B, S, D) text. text_mask, mask, key_mask: of the text attention, of the self-attention, and of this
-    stream as keys of the other one. rope: tables of the self-attention. prompt_modulation: (B, 2, D) or None.
-    cross_modulation (B, U, 4, D), cross_gate (B, D), cross_rope: of the audio-video attention; None with one stream.
+    context: (B, S, D) text, None where its keys and values are given. text_mask, mask, key_mask: of the text attention,
+    of the self-attention, and of this stream as keys of the other one. rope: tables of the self-attention.
+    prompt_modulation: (B, 2, D) or None. cross_modulation (B, U, 4, D), cross_gate (B, D), cross_rope: of the
+    audio-video attention; None with one stream.
     """
 
     modulation: Array
     level_index: Array | None
-    context: Array
+    context: Array | None
     rope: Tables
     mask: Mask = Mask()
     text_mask: Mask = Mask()
@@ -64,11 +66,14 @@ class Block(nn.Module):
     param_dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, tokens: Pair, inputs: Pair, keep: Array | None = None) -> tuple[Pair, None]:
+    def __call__(
+        self, tokens: Pair, inputs: Pair, keep: Array | None = None, memory: Pair = (None, None)
+    ) -> tuple[Pair, None]:
         """tokens: video (B, T, Dv) and audio (B, A, Da); inputs: their StreamInputs; None for a stream that is absent.
 
-        keep: (4, B), rows as named above, or None for all. Returns the new tokens, and None in the place of what a scan
-        would collect. The streams meet where both are there and have tokens.
+        keep: (4, B), rows as named above, or None for all. memory: the streams' TextMemory of this block, or None.
+        Returns the new tokens, and None in the place of what a scan would collect. The streams meet where both are
+        there and have tokens.
         """
         v, a = jax.tree.map(lambda x: checkpoint_name(x, "block_input"), tokens)
         video, audio = inputs
@@ -78,9 +83,9 @@ class Block(nn.Module):
         audio_layers = StreamLayers(self.config, "audio", self.dtype, self.param_dtype, name="audio")
 
         if self.video_runs:
-            v = video_layers.attend(v, video, kept(KEEP_VIDEO_SELF))
+            v = video_layers.attend(v, video, kept(KEEP_VIDEO_SELF), memory[0])
         if self.audio_runs:
-            a = audio_layers.attend(a, audio, kept(KEEP_AUDIO_SELF))
+            a = audio_layers.attend(a, audio, kept(KEEP_AUDIO_SELF), memory[1])
         if meet:
             cross = CrossLayers(self.config, self.dtype, self.param_dtype, name="cross")
             before = (v, a, video, audio)
@@ -123,7 +128,9 @@ class StreamLayers(nn.Module):
         rows = inputs.modulation[:, :, row] + self.scale_shift_table[row].astype(jnp.float32)  # (B, U, D)
         return per_token(rows, inputs.level_index)
 
-    def attend(self, x: Array, inputs: StreamInputs, keep: Array | None) -> Array:
+    def attend(
+        self, x: Array, inputs: StreamInputs, keep: Array | None, memory: TextMemory | None = None
+    ) -> Array:
         """Self-attention, then text attention: (B, T, D) -> (B, T, D). keep: (B,), 0 skips the self-attention."""
         eps = self.config.norm_eps
         shift, scale, gate = (self._row(inputs, r) for r in (0, 1, 2))
@@ -132,16 +139,13 @@ class StreamLayers(nn.Module):
         x = add_gated(x, out, gate)
         n = rms_norm(x, eps=eps)
         if not self.config.cross_attention_adaln:
-            return add_gated(x, self.attn2(n, inputs.context, inputs.text_mask), jnp.float32(1))
+            return add_gated(x, self.attn2(n, inputs.context, inputs.text_mask, memory=memory), jnp.float32(1))
         shift, scale, gate = (self._row(inputs, r) for r in (6, 7, 8))
-        out = self.attn2(modulate(n, scale, shift), self._modulated_context(inputs), inputs.text_mask)
+        context = inputs.context
+        if context is not None:
+            context = modulate_text(context, self.prompt_scale_shift_table, inputs.prompt_modulation)
+        out = self.attn2(modulate(n, scale, shift), context, inputs.text_mask, memory=memory)
         return add_gated(x, out, gate)
-
-    def _modulated_context(self, inputs: StreamInputs) -> Array:
-        rows = self.prompt_scale_shift_table.astype(jnp.float32)[None]  # (1, 2, D)
-        if inputs.prompt_modulation is not None:
-            rows = rows + inputs.prompt_modulation  # (B, 2, D)
-        return modulate(inputs.context, scale=rows[:, 1:2], shift=rows[:, 0:1])
 
     def feed(self, x: Array, inputs: StreamInputs) -> Array:
         """Feed-forward: (B, T, D) -> (B, T, D)."""
@@ -225,21 +229,22 @@ class Attention(nn.Module):
         rope_q: Tables | None = None,
         rope_k: Tables | None = None,
         keep: Array | None = None,
+        memory: TextMemory | None = None,
     ) -> Array:
         """(B, T, query_dim) -> (B, T, query_dim).
 
-        context: (B, S, context_dim), or None for self-attention. rope_q, rope_k: cos and sin, (B or 1, T, N, K/2), or
-        one table as `packed` makes it (best made once for all layers); keys use rope_q when rope_k is None, and nothing
-        is rotated when rope_q is None. keep: (B, 1, 1), 1 keeps the attention and 0 puts
-        the value projection in its place (spec section 9; needs as many keys as queries).
+        context: (B, S, context_dim), or None for self-attention, and where `memory` has its keys and values. rope_q,
+        rope_k: cos and sin, (B or 1, T, N, K/2), or one table as `packed` makes it (best made once for all layers);
+        keys use rope_q when rope_k is None, and nothing is rotated when rope_q is None. keep: (B, 1, 1), 1 keeps the
+        attention and 0 puts the value projection in its place (spec section 9; needs as many keys as queries).
         """
         inner = self.heads * self.head_dim
-        y, y_tokens = (x, self.tokens) if context is None else (context, self.context_tokens)
+        y, y_tokens = (x, self.tokens) if context is None and memory is None else (context, self.context_tokens)
         linear = lambda name: Linear(inner, ("embed", "heads"), True, self.dtype, self.param_dtype, name=name)
         weight = lambda name: self.param(name, partitioned(nn.initializers.ones, "heads"), (inner,), self.param_dtype)
         q = checkpoint_name(self._heads(linear("to_q")(x), self.tokens), "query")
-        k = checkpoint_name(self._heads(linear("to_k")(y), y_tokens), "key")
-        v = checkpoint_name(self._heads(linear("to_v")(y), y_tokens), "value")
+        k, v = (linear("to_k")(y), linear("to_v")(y)) if memory is None else memory.read()
+        k, v = checkpoint_name(self._heads(k, y_tokens), "key"), checkpoint_name(self._heads(v, y_tokens), "value")
         tables = (None, None) if rope_q is None else (packed(rope_q), packed(rope_q if rope_k is None else rope_k))
         gates = self._gates(x) if self.gated else None
         prologue = Prologue(
@@ -309,6 +314,13 @@ def per_token(rows: Array, index: Array | None) -> Array:
 def modulate(x: Array, scale: Array, shift: Array) -> Array:
     """x * (1 + scale) + shift in float32, x's dtype out; scale and shift broadcast over x."""
     return (x.astype(jnp.float32) * (1 + scale) + shift).astype(x.dtype)
+
+
+def modulate_text(context: Array, table: Array, rows: Array | None) -> Array:
+    """Text (B, S, D) modulated by the block's table (2, D), shift and scale, and by rows (B, 2, D) of a noise level."""
+    total = table.astype(jnp.float32)[None]  # (1, 2, D)
+    total = total if rows is None else total + rows  # (B, 2, D)
+    return modulate(context, scale=total[:, 1:2], shift=total[:, 0:1])
 
 
 def normed(x: Array, scale: Array, shift: Array, eps: float) -> Array:

@@ -79,7 +79,8 @@ class DiT(nn.Module):
 
         # v: (B, T, Dv), a: (B, A, Da)
         blocks = self._blocks(video_enabled and _has_tokens(video), audio_enabled and _has_tokens(audio))
-        (v, a), _ = blocks((v, a), (video_inputs, audio_inputs), _layers_first(keep))
+        memory = tuple(None if context is None else context.memory for context in (video_context, audio_context))
+        (v, a), _ = blocks((v, a), (video_inputs, audio_inputs), _layers_first(keep), memory)
 
         return self._output("video", video, v, video_levels), self._output("audio", audio, a, audio_levels)
 
@@ -109,7 +110,7 @@ class DiT(nn.Module):
             block,
             variable_axes={"params": 0, "lora": 0},
             split_rngs={"params": True},
-            in_axes=(nn.broadcast, 0),  # type: ignore[arg-type]
+            in_axes=(nn.broadcast, 0, 0),  # type: ignore[arg-type]
             length=self.config.num_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
@@ -140,7 +141,7 @@ class StreamEmbed(nn.Module):
         inputs = StreamInputs(
             modulation=modulation,
             level_index=stream.level_index,
-            context=self._context(context.tokens),
+            context=None if context.memory is not None else self._context(context.tokens),
             rope=self._tables(stream.rotary, sizes.heads, sizes.head_dim),
             mask=Mask(length=stream.length, bias=stream.attention_bias()),
             text_mask=Mask(bias=context.bias),
@@ -181,7 +182,7 @@ class StreamEmbed(nn.Module):
         )
 
     def _context(self, text: Array) -> Array:
-        if not self.config.caption_proj_before_connector:
+        if not self.config.caption_proj_before_connector:  # as remember_text does
             width = self.config.stream(self.modality).width
             text = CaptionProjection(width, self.dtype, self.param_dtype, name="caption_projection")(text)
         return constrain(text.astype(self.dtype), "batch", "tokens_replicated", "act_embed")
@@ -315,6 +316,9 @@ def _checked(config: DiTConfig, modality: Modality, stream: Stream, context: Con
     )
     if context is None:
         raise UserError(f"The {modality} stream has no text context; every stream needs one.")
+    if context.memory is not None:
+        require(not config.prompt_modulation, "Text keys cannot be kept where the noise level modulates the text.")
+        return context
     width = config.stream(modality).width if config.caption_proj_before_connector else config.caption_channels
     require(
         context.tokens.ndim == 3 and context.tokens.shape[::2] == (batch, width),
