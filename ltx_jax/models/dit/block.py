@@ -128,9 +128,7 @@ class StreamLayers(nn.Module):
         rows = inputs.modulation[:, :, row] + self.scale_shift_table[row].astype(jnp.float32)  # (B, U, D)
         return per_token(rows, inputs.level_index)
 
-    def attend(
-        self, x: Array, inputs: StreamInputs, keep: Array | None, memory: TextMemory | None = None
-    ) -> Array:
+    def attend(self, x: Array, inputs: StreamInputs, keep: Array | None, memory: TextMemory | None = None) -> Array:
         """Self-attention, then text attention: (B, T, D) -> (B, T, D). keep: (B,), 0 skips the self-attention."""
         eps = self.config.norm_eps
         shift, scale, gate = (self._row(inputs, r) for r in (0, 1, 2))

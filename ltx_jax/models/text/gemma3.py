@@ -29,16 +29,14 @@ def rotary_tables(config: Gemma3Config, tokens: int) -> tuple[np.ndarray, np.nda
     return tables(np.arange(tokens), np.stack([local, full]))
 
 
-@struct.dataclass
-class Cache:
+class Cache(struct.PyTreeNode):
     """Keys and values of the tokens so far: (B, C, G, K) of one layer, with leading axes those of several."""
 
     key: Array
     value: Array
 
 
-@struct.dataclass
-class Reading:
+class Reading(struct.PyTreeNode):
     """What all layers of one call share: S tokens are read, which see each other or the C slots of a cache.
 
     tables: cosines and sines as a family keeps them, of local and of global layers, (S, K/2) or (B, S, K/2) each.

@@ -35,8 +35,7 @@ class Writing:
             require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}, but must not be negative.")
 
 
-@struct.dataclass
-class Page:
+class Page(struct.PyTreeNode):
     """A text being written: ids (B, C) and keep (B, C), 1 = real token, of which `length` () slots are filled; the
     cache of what was read; logits (B, V) float32 of the next token. Positions count real tokens, padding does not.
     """
@@ -62,7 +61,7 @@ def advance(model: Gemma3, params: Any, page: Page, token: Array) -> Page:
         jax.lax.dynamic_update_slice_in_dim(old, new[:, None].astype(old.dtype), page.length, axis=1)
         for old, new in ((page.ids, token), (page.keep, jnp.ones_like(token)))
     )
-    return _read(model, params, page.replace(ids=ids, keep=keep), 1)  # type: ignore[attr-defined]
+    return _read(model, params, page.replace(ids=ids, keep=keep), 1)
 
 
 def _read(model: Gemma3, params: Any, page: Page, tokens: int) -> Page:
@@ -72,7 +71,7 @@ def _read(model: Gemma3, params: Any, page: Page, tokens: int) -> Page:
     arguments = (here(page.ids), positions, page.keep, page.length, page.cache)
     hidden, cache = model.apply({"params": params}, *arguments, method="extend")
     logits = model.apply({"params": params}, hidden[:, -1:], method="logits")[:, 0]  # type: ignore[index]
-    return page.replace(length=page.length + tokens, cache=cache, logits=logits)  # type: ignore[attr-defined]
+    return page.replace(length=page.length + tokens, cache=cache, logits=logits)
 
 
 def repeated(ids: Array, length: Array | int, size: int, vocabulary: int) -> Array:
