@@ -23,14 +23,14 @@ def get_config():
     training = config.training
     for stage in (training.video_vae, training.audio_vae, training.upsampler, training.dit):
         stage.checkpoint_every = 200  # it runs where others come first, and may be stopped at any time
-    training.video_vae.update(steps=12000, batch_size=8, window=9, kl_weight=1e-6, sample_every=1000)
+    training.video_vae.update(steps=4000, batch_size=8, window=9, kl_weight=1e-6, sample_every=1000)
     training.video_vae.optimizer.update(name="muon", learning_rate=2e-3)
-    training.audio_vae.update(steps=8000, batch_size=8, window=97, segment=32, sample_every=1000)
+    training.audio_vae.update(steps=4000, batch_size=8, window=97, segment=32, sample_every=1000)
     training.audio_vae.update(stft_weight=0.1, mel_weight=0.1, waveform_weight=1.0)
     training.audio_vae.optimizer.update(name="muon", learning_rate=1e-3)
-    training.upsampler.update(steps=3000, batch_size=16)
-    training.dit.update(steps=20000, batch_size=32, clips=8192, shrink=(1, 2), sample_every=2000)
-    training.dit.update(modes=MODES, keyframes=2)
+    training.upsampler.update(steps=2000, batch_size=16)
+    training.dit.update(steps=8000, batch_size=32, clips=8192, shrink=(1, 2), sample_every=2000)
+    training.dit.update(modes=MODES, keyframes=2, remat="none")
     training.dit.reference.update(downscale=2, temporal=1)
     training.dit.optimizer.update(name="muon", learning_rate=1e-3)
     return config
