@@ -21,6 +21,8 @@ from ltx_jax.models.audio_vae import statistics as audio_statistics
 from ltx_jax.models.audio_vae.mel import log_mel
 from ltx_jax.models.text.features import stack_states
 from ltx_jax.models.text.generation import Writing, write
+from ltx_jax.models.tiling import CellTile, Factors
+from ltx_jax.models.video_vae.diffusion_decoder import draw_noise
 from ltx_jax.parallel.program import Program, batch_like, make_program, replicated_like
 
 Array = jax.Array
@@ -91,9 +93,18 @@ def video_tokens(networks: Networks, params: Params, video: Array) -> Array:
     return patchify_video(video_statistics.normalize(video_means(networks, params, video), params["video_statistics"]))
 
 
-def decode_means(networks: Networks, params: Params, latents: Array) -> Array:
-    """uint8 pixels (B, F, h, w, 3) of latents (B, F', H, W, C) that are not normalised."""
-    return to_uint8(networks.apply(params, "video_decoder", latents))
+def decode_means(networks: Networks, params: Params, latents: Array, keys: Array | None = None) -> Array:
+    """uint8 pixels (B, F, h, w, 3) of latents (B, F', H, W, C) that are not normalised.
+
+    keys: (B, 2) uint32, see `jax.random.key_data`: of the noise that a diffusion decoder begins with, and nothing to
+    another; None: the same for all.
+    """
+    diffusion = networks.release.video_vae.diffusion
+    if diffusion is None:
+        return to_uint8(networks.apply(params, "video_decoder", latents))
+    keys = jnp.zeros((len(latents), 2), jnp.uint32) if keys is None else keys
+    noise = draw_noise(jax.random.wrap_key_data(keys), diffusion.canvas(latents.shape[1:4]), networks.dtype)
+    return to_uint8(networks.apply(params, "video_decoder", latents, noise))
 
 
 def decode_tile(networks: Networks, params: Params, latents: Array) -> Array:
@@ -102,10 +113,39 @@ def decode_tile(networks: Networks, params: Params, latents: Array) -> Array:
     return networks.apply(params, "video_decoder", means).astype(jnp.float32)
 
 
-def decode_video(networks: Networks, params: Params, tokens: Array, grid: tuple[int, int, int]) -> Array:
-    """uint8 pixels (B, F, h, w, 3) of normalised latent tokens (B, T, C) on the latent `grid`; padding is cut."""
+def decode_cells(networks: Networks, params: Params, latents: Array) -> Array:
+    """Cells (B, T, H, W, C) that a diffusion decoder cuts into tiles, of normalised latents (spec video_vae.md 8)."""
+    means = video_statistics.denormalize(latents, params["video_statistics"])
+    return networks.apply(params, "video_decoder", means, method="grid")
+
+
+def denoise_cells(
+    networks: Networks, params: Params, cells: Array, keys: Array, start: Array, *, tile: CellTile, canvas: Factors
+) -> Array:
+    """Pixels (B, f, h, w, 3) float32 of the tile of `decode_cells`'s result that begins at the cell `start` (3,).
+
+    keys: see `decode_means`; the noise is that part of the `canvas`' (frames, height, width) which the tile shows.
+    """
+    diffusion = networks.release.video_vae.diffusion
+    assert diffusion is not None
+    part = jax.lax.dynamic_slice(cells, (0, *start, 0), (len(cells), *tile.cells, cells.shape[-1]))
+    pixels, first = start * jnp.asarray(diffusion.cell), 0 if tile.starts else diffusion.cell[0] - 1
+    size = (tile.frames, *(n * by for n, by in zip(tile.cells[1:], diffusion.cell[1:], strict=True)))
+    keys = jax.random.wrap_key_data(keys)
+    noise = draw_noise(keys, canvas, networks.dtype, (pixels[0] - first, pixels[1], pixels[2]), size)
+    made = networks.apply(params, "video_decoder", part, noise, tile.starts, tile.ends, method="denoise")
+    return made[:, : tile.frames]
+
+
+def decode_video(
+    networks: Networks, params: Params, tokens: Array, keys: Array | None, grid: tuple[int, int, int]
+) -> Array:
+    """uint8 pixels (B, F, h, w, 3) of normalised latent tokens (B, T, C) on the latent `grid`; padding is cut.
+
+    keys: see `decode_means`.
+    """
     latents = unpatchify_video(tokens[:, : grid[0] * grid[1] * grid[2]], *grid)
-    return decode_means(networks, params, video_statistics.denormalize(latents, params["video_statistics"]))
+    return decode_means(networks, params, video_statistics.denormalize(latents, params["video_statistics"]), keys)
 
 
 def upsample_latents(networks: Networks, params: Params, latents: Array, part: str) -> Array:
@@ -147,11 +187,13 @@ def decode_audio(networks: Networks, params: Params, tokens: Array) -> Array:
 
 def _program(
     journey: Callable[..., Any], networks: Networks, parts: tuple[str, ...], mesh: Mesh, weights: Any,
-    inputs: Mapping[str, Any], **static: Any,
+    inputs: Mapping[str, Any], out: Any = None, **static: Any,
 ) -> Program:  # fmt: skip
-    """The program (params, *inputs) of a function of this file. inputs: abstract, by the function's names."""
+    """The program (params, *inputs) of a function of this file. inputs: abstract, by the function's names. out: the
+    result's sharding, where a program takes it."""
     arguments = {"params": abstract_weights(networks, parts, mesh, weights), **inputs}
-    return make_program(functools.partial(journey, networks, **static), arguments, mesh, weights=["params"])
+    run = functools.partial(journey, networks, **static)
+    return make_program(run, arguments, mesh, weights=["params"], out_shardings=out)
 
 
 def _text_program(
@@ -207,13 +249,36 @@ def make_encode_audio_program(
 def make_decode_video_program(
     networks: Networks, grid: tuple[int, int, int], tokens: Any, mesh: Mesh, weights: Params | None = None
 ) -> Program:
-    """`decode_video` as a program (params, tokens (B, T, C)) -> pixels. tokens: abstract, with a sharding."""
-    return _program(decode_video, networks, VIDEO_DECODER, mesh, weights, {"tokens": tokens}, grid=grid)
+    """`decode_video` as a program (params, tokens (B, T, C), keys) -> pixels. tokens: abstract, with a sharding."""
+    inputs = {"tokens": tokens, "keys": _keys_like(tokens, mesh)}
+    return _program(decode_video, networks, VIDEO_DECODER, mesh, weights, inputs, grid=grid)
 
 
 def make_decode_tile_program(networks: Networks, latents: Struct, mesh: Mesh, weights: Params | None = None) -> Program:
     """`decode_tile` as a program (params, latents) -> pixels. latents: shape and type of a tile."""
     return _program(decode_tile, networks, VIDEO_DECODER, mesh, weights, {"latents": batch_like(latents, mesh)})
+
+
+def make_decode_cells_program(
+    networks: Networks, latents: Struct, mesh: Mesh, weights: Params | None = None
+) -> Program:
+    """`decode_cells` as a program (params, latents) -> cells. latents: shape and type."""
+    inputs = {"latents": batch_like(latents, mesh)}
+    out = inputs["latents"].sharding
+    return _program(decode_cells, networks, VIDEO_DECODER, mesh, weights, inputs, out=out)
+
+
+def make_denoise_cells_program(
+    networks: Networks, cells: Struct, tile: CellTile, canvas: Factors, mesh: Mesh, weights: Params | None = None
+) -> Program:
+    """`denoise_cells` as a program (params, cells, keys, start) -> pixels. cells: shape and type of all of them."""
+    cells = batch_like(cells, mesh)
+    inputs = {"cells": cells, "keys": _keys_like(cells, mesh), "start": replicated_like(np.zeros(3, np.int32), mesh)}
+    return _program(denoise_cells, networks, VIDEO_DECODER, mesh, weights, inputs, tile=tile, canvas=canvas)
+
+
+def _keys_like(batch: Any, mesh: Mesh) -> Any:
+    return batch_like(Struct((batch.shape[0], 2), np.uint32), mesh)
 
 
 def make_decode_audio_program(networks: Networks, tokens: Any, mesh: Mesh, weights: Params | None = None) -> Program:

@@ -333,7 +333,7 @@ RELEASES: dict[str, Callable[[], Release]] = {
         "ltx2_3_22b", "2.3.0", _TRANSFORMER_2_3, _VIDEO_VAE_2_3, _VOCODER_2_3, sampling=SamplingDefaults(steps=30)
     ),
     "ltx2_5_22b": lambda: _build(
-        "ltx2_5_22b", "2.5.0", _TRANSFORMER_2_5, _VIDEO_VAE_2_3, _VOCODER_2_3, _GEMMA4_12B,
+        "ltx2_5_22b", "2.5.0", _TRANSFORMER_2_5, _VIDEO_VAE_2_5, _VOCODER_2_3, _GEMMA4_12B,
         sampling=SamplingDefaults(steps=30), split=True,
     ),
 }  # fmt: skip

@@ -39,19 +39,22 @@ def _decode(case: Case) -> Outputs:
 def _decode_tiles(case: Case, decoder: DiffusionVideoDecoder, params: Mapping[str, Any], latents: jax.Array) -> Outputs:
     c, sizes = decoder.config, (latents.shape[1], latents.shape[2], latents.shape[3])
     cells = jax.jit(decoder.apply, static_argnames="method")(params, latents, method="grid")
-    plan = tiling.cell_plan(c.grid(c.padded(sizes)), case_tiling(case), c.cell, c.tile_overlap, c.least_tile)
+    grid = c.grid(c.padded(sizes))
+    plan = tiling.cell_plan(grid, case_tiling(case), c.cell, c.tile_overlap, c.least_tile)
     drawn = recorded_noises(case.inputs)
     order = [[axis.source for axis in tile] for tile in plan.tiles()]
 
     def decode(tile: tiling.Tile) -> np.ndarray:
-        region, starts, ends = tiling.cell_region(tile, plan)
+        part = tiling.CellTile.of(tile, grid[0], c.cells(sizes)[0] - grid[0])
+        corner = [axis.source[0] for axis in tile]
+        region = cells[:, *(slice(at, at + n) for at, n in zip(corner, part.cells, strict=True))]
         if drawn:
             noise = channels_last(drawn[order.index([axis.source for axis in tile])])
         else:
             noise = channels_last(case.inputs["noise"])[(slice(None), *(slice(*axis.target) for axis in tile))]
         run = jax.jit(decoder.apply, static_argnames=("method", "starts", "ends"))
-        pixels = run(params, cells[region], noise, method="denoise", starts=starts, ends=ends)
-        return np.asarray(pixels)[:, : len(tile[0].mask)]
+        pixels = run(params, region, noise, method="denoise", starts=part.starts, ends=part.ends)
+        return np.asarray(pixels)[:, : part.frames]
 
     chunks = list(tiling.cropped(tiling.blended(decode, plan), c.content(sizes)))
     return {

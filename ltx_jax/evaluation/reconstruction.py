@@ -47,4 +47,5 @@ def _rebuild(
     """Pixels uint8 (B, F, h, w, 3) through the autoencoder and back, as data preparation and sampling do it."""
     _, frames, height, width, _ = video.shape
     tokens = video_tokens(networks, params, to_unit(video))
-    return decode_video(networks, params, tokens, latent_shape(VideoShape(frames, height, width, fps), factors))
+    grid = latent_shape(VideoShape(frames, height, width, fps), factors)
+    return decode_video(networks, params, tokens, None, grid)

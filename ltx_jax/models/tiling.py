@@ -117,11 +117,6 @@ class TilePlan:
         return itertools.product(*self.axes)  # type: ignore[return-value]
 
 
-def largest_tile(plan: TilePlan) -> tuple[int, ...]:
-    """The most that any tile reads on each axis (time, height, width)."""
-    return tuple(max(t.source[1] - t.source[0] for t in tiles) for tiles in plan.axes)
-
-
 def axis_weights(tiles: Sequence[AxisTile]) -> np.ndarray:
     """The sum of the masks along one axis."""
     total = np.zeros(max(t.target[1] for t in tiles), np.float32)
@@ -224,14 +219,25 @@ def blended(decode: Callable[[Tile], Any], plan: TilePlan) -> Iterator[np.ndarra
         yield _weighted(frames[:, :ready], plan, starts[i])
 
 
-def cell_region(tile: Tile, plan: TilePlan) -> tuple[tuple[slice, ...], bool, bool]:
-    """What a tile of a `cell_plan` reads of the cells (B, T, H, W, C), and whether it has the first and last frames.
+@dataclasses.dataclass(frozen=True)
+class CellTile:
+    """What a tile of a `cell_plan` reads (T, H, W) and shows. starts, ends: whether it has the first and last frames.
 
-    The last frames come with all that is behind them in the array.
+    The last frames come with the ghosts behind them; `frames` counts those that it shows.
     """
-    starts, ends = tile[0].source[0] == 0, tile[0].source[1] == max(t.source[1] for t in plan.axes[0])
-    everything, time, *space = _region(tile)
-    return (everything, slice(time.start, None if ends else time.stop), *space), starts, ends
+
+    cells: Factors
+    frames: int
+    starts: bool
+    ends: bool
+
+    @classmethod
+    def of(cls, tile: Tile, frames: int, behind: int) -> "CellTile":
+        """tile: of a plan of `frames` frames of cells, `behind` which lie so many of ghosts."""
+        (first, last), rows, columns = (axis.source for axis in tile)
+        ends = last == frames
+        cells = (last - first + behind * ends, rows[1] - rows[0], columns[1] - columns[0])
+        return cls(cells, len(tile[0].mask), first == 0, ends)
 
 
 def cropped(chunks: Iterator[np.ndarray], region: tuple[slice, slice, slice]) -> Iterator[np.ndarray]:

@@ -18,7 +18,8 @@ class Name:
     """One parameter: `official` (without the part's prefix) and its `path` in our tree.
 
     axes: ours = official.transpose(axes); None keeps the order. layers: the official name contains "{i}" for i in
-    range(first, ..., step), `layers` of them, and ours stacks them on a new leading axis.
+    range(first, ..., step), `layers` of them, and ours stacks them on a new leading axis. gate: a vector that older
+    files have beside it, by which the rows of the official tensor are multiplied where it is there.
     """
 
     official: str
@@ -27,11 +28,19 @@ class Name:
     layers: int | None = None
     first: int = 0
     step: int = 1
+    gate: str | None = None
 
     def officials(self) -> list[str]:
+        return self._each(self.official)
+
+    def gates(self) -> list[str | None]:
+        """The gate of each of `officials`."""
+        return [None] * len(self.officials()) if self.gate is None else list(self._each(self.gate))
+
+    def _each(self, official: str) -> list[str]:
         if self.layers is None:
-            return [self.official]
-        return [self.official.replace("{i}", str(self.first + i * self.step)) for i in range(self.layers)]
+            return [official]
+        return [official.replace("{i}", str(self.first + i * self.step)) for i in range(self.layers)]
 
 
 def linear(official: str, path: tuple[str, ...], bias: bool = True, layers: int | None = None) -> list[Name]:
@@ -45,7 +54,7 @@ def to_tree(names: Iterable[Name], tensors: Mapping[str, np.ndarray], prefix: st
     tree: dict[str, Any] = {}
     for name in names:
         parts = []
-        for official in name.officials():
+        for official, gate in zip(name.officials(), name.gates(), strict=True):
             if prefix + official not in tensors:
                 raise UserError(
                     f"The checkpoint lacks the tensor '{prefix + official}': it is of another model or incomplete."
@@ -53,6 +62,8 @@ def to_tree(names: Iterable[Name], tensors: Mapping[str, np.ndarray], prefix: st
             array = np.asarray(tensors[prefix + official])
             if name.axes is not None and array.ndim != len(name.axes):
                 raise UserError(f"'{prefix + official}' has {array.ndim} axes where {len(name.axes)} are expected.")
+            if gate is not None and prefix + gate in tensors:
+                array = _folded(array, np.asarray(tensors[prefix + gate]))
             parts.append(array if name.axes is None else array.transpose(name.axes))
         _insert(tree, name.path, parts[0] if name.layers is None else np.stack(parts))
     return tree
@@ -79,6 +90,12 @@ def official_shapes(names: Iterable[Name], shapes: Mapping[str, Any]) -> dict[st
             shape = tuple(shape[i] for i in np.argsort(name.axes))
         found |= dict.fromkeys(name.officials(), shape)
     return found
+
+
+def _folded(array: np.ndarray, gate: np.ndarray) -> np.ndarray:
+    """array with its rows multiplied by gate, in float32, in its own dtype."""
+    rows = gate.astype(np.float32).reshape(-1, *(1,) * (array.ndim - 1))
+    return (array.astype(np.float32) * rows).astype(array.dtype)
 
 
 def _insert(tree: dict[str, Any], path: tuple[str, ...], value: Any) -> None:

@@ -1,5 +1,7 @@
 """Official tensor names of the 2.5 diffusion video decoder (spec video_vae.md section 10), derived from the config."""
 
+import dataclasses
+
 from ltx_jax.models.video_vae.diffusion_config import DiffusionDecoderConfig
 from ltx_jax.names import Name, linear
 
@@ -17,11 +19,20 @@ def diffusion_decoder_names(config: DiffusionDecoderConfig) -> list[Name]:
     names += linear("conv_in_x_t", ("conv_in_x_t", "each", "proj"))
     names += linear("shared_adaln.proj", ("shared_adaln",))
     blocks, depth = ("diff_blocks",), config.stage_depths[-1]
-    names += _blocks("diff_blocks.{i}.", blocks, depth)
-    names += linear("diff_blocks.{i}.context_proj", (*blocks, "context_proj"), layers=depth)
+    denoising = _blocks("diff_blocks.{i}.", blocks, depth)
+    denoising += linear("diff_blocks.{i}.context_proj", (*blocks, "context_proj"), layers=depth)
+    names += [dataclasses.replace(name, gate=_gate_of(name.official)) for name in denoising]
     names.append(Name("diff_blocks.{i}.scale_shift_table", (*blocks, "scale_shift_table"), None, depth))
     names.append(Name("norm_out.weight", ("conv_out", "each", "norm")))
     return names + linear("conv_out", ("conv_out", "each", "proj"))
+
+
+def _gate_of(official: str) -> str | None:
+    """The static gate that older files keep apart from a tensor (7, legacy gated files)."""
+    for layer, gate in (("attn.proj", "gate_msa"), ("mlp.w_down", "gate_mlp"), ("context_proj", "gate_ctx")):
+        if f".{layer}." in official:
+            return f"diff_blocks.{{i}}.{gate}"
+    return None
 
 
 def neighbourhood_names(official: str, heads: Path, proj: Path, layers: int | None = None) -> list[Name]:

@@ -27,11 +27,11 @@ from ltx_jax.diffusion.sample import SamplerState, make_plan
 from ltx_jax.errors import require
 from ltx_jax.models.text.config import Gemma3Config
 from ltx_jax.models.text.duration import duration_frames
-from ltx_jax.models.tiling import Tiling, long_side_tiling, tiled_decode
 from ltx_jax.parallel.mesh import compute_dtype, make_mesh
 from ltx_jax.parallel.multihost import say
 from ltx_jax.pipelines import programs
 from ltx_jax.pipelines.clip import Clip
+from ltx_jax.pipelines.decoding import decode_pieces, tiling_of
 from ltx_jax.pipelines.enhance import Enhancer
 from ltx_jax.pipelines.request import Request
 from ltx_jax.pipelines.states import begin, empty_audio, empty_video, make_state
@@ -40,7 +40,6 @@ from ltx_jax.rng import named_key
 
 BATCH = 16  # clips that go through the network together, at most
 TOKENS = 16384  # video tokens that do, on every batch shard; one clip may have more
-WHOLE = (80, 768)  # frames and pixels of the longer side up to which clips are decoded whole
 
 # What one batch is made of: its request, the stages of that, its clips (prompt, number), and the size it is filled to.
 Batch = tuple[Request, tuple[Stage, ...], list[tuple[str, int]], int]
@@ -195,7 +194,8 @@ class Sampler:
             keys = lambda name, place=place: _keys(request.seed or 0, name, place, [n for _, n in filled])
             state = self._denoise(self._begin(stage, size, keys, state), stage, positive, negative, bar)
         assert state is not None
-        films, sounds = self._decode(state, stages[-1].shape, len(clips))
+        drawn = _keys(request.seed, "decode", 0, [n for _, n in filled])
+        films, sounds = self._decode(state, stages[-1].shape, len(clips), np.asarray(jax.random.key_data(drawn)))
         bar.update()
         frames, rate = stages[-1].shape.frames, self.bundle.release.vocoder.sampling_rate
         return [
@@ -255,41 +255,32 @@ class Sampler:
             bar.update()
         return state
 
-    def _decode(self, state: SamplerState, shape: VideoShape, clips: int) -> tuple[list[Any], np.ndarray]:
-        """Frames of the first `clips` clips, or functions that decode them in pieces, and sounds (B, 2, samples)."""
+    def _decode(
+        self, state: SamplerState, shape: VideoShape, clips: int, keys: np.ndarray
+    ) -> tuple[list[Any], np.ndarray]:
+        """Frames of the first `clips` clips, or functions that decode them in pieces, and sounds (B, 2, samples).
+
+        keys: a clip's, see `codec.decode_means`.
+        """
         assert state.video is not None and state.audio is not None
         video, audio = state.video.stream.latent, state.audio.stream.latent
         decode = self._placed.load(codec.make_decode_audio_program, codec.AUDIO_DECODER, like(audio))
         sounds = np.asarray(decode(audio))
-        grid = latent_shape(shape, self.bundle.release.video_vae.scale_factors)
-        tiling = tiling_of(shape, self.bundle.release.video_vae.scale_factors)
+        vae = self.bundle.release.video_vae
+        grid, tiling = latent_shape(shape, vae.scale_factors), tiling_of(shape, vae)
         if tiling is None:
             decode = self._placed.load(codec.make_decode_video_program, codec.VIDEO_DECODER, grid, like(video))
-            return list(np.asarray(decode(video))), sounds
+            return list(np.asarray(decode(video, keys))), sounds
         count = grid[0] * grid[1] * grid[2]
         latents = [np.asarray(unpatchify_video(video[i : i + 1, :count], *grid)) for i in range(clips)]
         placed = self._placed.weights(codec.VIDEO_DECODER)  # those of now, whatever is in use when the clip is decoded
-        return [functools.partial(self._pieces, latent, tiling, placed) for latent in latents], sounds
+        run = functools.partial(self._run_decoder, placed)
+        pieces = functools.partial(decode_pieces, self.networks, run, tiling_=tiling)
+        return [functools.partial(pieces, z, keys[i : i + 1]) for i, z in enumerate(latents)], sounds
 
-    def _pieces(self, latents: np.ndarray, tiling: Tiling, weights: Any) -> Iterator[np.ndarray]:
-        """uint8 frames (f, h, w, 3), one piece after the other, of normalised latents (1, F, H, W, C) in tiles."""
-
-        def decode(tile: np.ndarray) -> np.ndarray:
-            with self._lock, jax.set_mesh(self.mesh):
-                shape = jax.ShapeDtypeStruct(tile.shape, np.float32)
-                loaded = self._placed.load(codec.make_decode_tile_program, codec.VIDEO_DECODER, shape)
-                return np.asarray(loaded.run(weights, tile))
-
-        for piece in tiled_decode(decode, latents, tiling, self.bundle.release.video_vae.scale_factors):
-            if piece.shape[1]:  # the first tiles may begin at the same frame
-                yield np.stack([np.asarray(codec.to_uint8(frame)) for frame in piece[0]])
-
-
-def tiling_of(shape: VideoShape, factors: tuple[int, int, int]) -> Tiling | None:
-    """How clips of a shape are decoded: in the published tiles where they are long or large, or whole (None)."""
-    if shape.frames <= WHOLE[0] and max(shape.height, shape.width) <= WHOLE[1]:
-        return None
-    return long_side_tiling(shape.height, shape.width, factors)
+    def _run_decoder(self, weights: Any, make: Callable[..., Any], *arguments: Any, inputs: tuple[Any, ...]) -> Any:
+        with self._lock, jax.set_mesh(self.mesh):
+            return self._placed.load(make, codec.VIDEO_DECODER, *arguments).run(weights, *inputs)
 
 
 def like(x: jax.Array) -> jax.ShapeDtypeStruct:

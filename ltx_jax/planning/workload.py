@@ -14,17 +14,16 @@ from ltx_jax import codec
 from ltx_jax.bundle import Networks, networks_on
 from ltx_jax.data.preparation.encode import encoder_networks
 from ltx_jax.diffusion import schedules
-from ltx_jax.diffusion.geometry import VideoShape, audio_length, latent_shape
+from ltx_jax.diffusion.geometry import VideoShape, audio_length
 from ltx_jax.diffusion.guidance import PASSES, Guidance
 from ltx_jax.diffusion.sample import SamplerState, SamplingPlan, make_plan
 from ltx_jax.errors import require
 from ltx_jax.experiment import Experiment
-from ltx_jax.models.tiling import decode_plan, largest_tile
 from ltx_jax.parallel.flops import jaxpr_flops
 from ltx_jax.parallel.mesh import compute_dtype
 from ltx_jax.parallel.program import Program
 from ltx_jax.pipelines import programs
-from ltx_jax.pipelines.sampler import tiling_of
+from ltx_jax.pipelines.decoding import decode_programs
 from ltx_jax.pipelines.states import empty_audio, empty_video, make_state
 from ltx_jax.releases import Release
 from ltx_jax.training.config import DiTStageConfig
@@ -80,17 +79,10 @@ def make_programs(experiment: Experiment, workload: Workload, mesh: Mesh) -> dic
     if workload.mode == "sample":
         plan = sampling_plan(experiment, workload)
         return {"sampling loop": programs.make_sample_program(networks, state, plan, mesh)}
-    grid = latent_shape(shape, release.video_vae.scale_factors)
     assert state.video is not None and state.audio is not None
     video, audio = state.video.stream.latent, state.audio.stream.latent
-    tiling = tiling_of(shape, release.video_vae.scale_factors)
-    if tiling is None:
-        decoder = {"video decoder": codec.make_decode_video_program(networks, grid, video, mesh)}
-    else:
-        sizes = largest_tile(decode_plan(grid, tiling, release.video_vae.scale_factors))
-        tile = jax.ShapeDtypeStruct((1, *sizes, video.shape[2]), np.float32)
-        decoder = {"video decoder, of one tile": codec.make_decode_tile_program(networks, tile, mesh)}
-    return decoder | {"audio decoder": codec.make_decode_audio_program(networks, audio, mesh)}
+    audio_decoder = codec.make_decode_audio_program(networks, audio, mesh)
+    return {**decode_programs(networks, shape, video, mesh), "audio decoder": audio_decoder}
 
 
 def encoders(release: Release, workload: Workload, mesh: Mesh) -> dict[str, Program]:

@@ -26,6 +26,19 @@ def test_a_transformer_may_answer_in_fewer_channels_than_it_reads():
     assert_passes(dataclasses.replace(case, weights=weights, config=config, outputs=outputs))
 
 
+def test_gates_of_older_diffusion_decoders_are_folded():
+    """Rows divided by a gate that lies beside them are the rows that the recording has."""
+    case = read_case(GOLDEN / "video_vae" / "diffusion_v_steps.safetensors")
+    weights = dict(case.weights)
+    for layer, gate in (("attn.proj", "gate_msa"), ("mlp.w_down", "gate_mlp"), ("context_proj", "gate_ctx")):
+        factor = np.linspace(0.5, 2, 16, dtype=np.float32)
+        weights[f"decoder.diff_blocks.0.{gate}"] = factor
+        for name in (f"decoder.diff_blocks.0.{layer}.{kind}" for kind in ("weight", "bias")):
+            if name in weights:
+                weights[name] = weights[name] / factor.reshape(-1, *(1,) * (weights[name].ndim - 1))
+    assert_passes(dataclasses.replace(case, weights=weights))
+
+
 def test_several_frames_are_brought_to_a_long_side():
     case = read_case(GOLDEN / "sampling" / "image_long_side.safetensors")
     frames = {"image": np.stack([case.inputs["image"], case.inputs["image"] / 2])}

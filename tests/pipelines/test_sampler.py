@@ -12,7 +12,7 @@ from ltx_jax.bundle import Bundle
 from ltx_jax.data.raw.toyworld import render
 from ltx_jax.errors import UserError
 from ltx_jax.media.images import write_png
-from ltx_jax.pipelines import sampler, tasks
+from ltx_jax.pipelines import decoding, tasks
 from ltx_jax.pipelines.previews import Previews
 from ltx_jax.pipelines.request import Request
 from ltx_jax.pipelines.sampler import BATCH, Sampler
@@ -105,8 +105,10 @@ def test_networks_compute_in_the_type_that_is_asked_for(model):
 
 
 def test_a_long_clip_is_decoded_in_tiles_as_it_is_needed(model, clips, monkeypatch):
-    monkeypatch.setattr(sampler, "WHOLE", (9, 16))
-    monkeypatch.setattr(sampler, "long_side_tiling", lambda *_: sampler.Tiling(frames=(8, 4), height=None, width=None))
+    monkeypatch.setattr(decoding, "WHOLE", (9, 16))
+    monkeypatch.setattr(
+        decoding, "long_side_tiling", lambda *_: decoding.Tiling(frames=(8, 4), height=None, width=None)
+    )
     tiled = ltx_jax.generate(model, PROMPTS, seed=3, steps=4)[0]
     frames = tiled.frames()
     first = next(frames)

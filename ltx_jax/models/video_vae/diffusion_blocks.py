@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ltx_jax.kernels.neighbourhood import neighbourhood_attention
 from ltx_jax.models.layers import Array, Linear, partitioned, rms_norm
 from ltx_jax.models.video_vae.diffusion_config import Sizes
 from ltx_jax.models.video_vae.layers import (
@@ -26,7 +25,7 @@ from ltx_jax.models.video_vae.layers import (
     patchify,
     unpatchify,
 )  # fmt: skip
-from ltx_jax.models.video_vae.neighbourhood import Heads, axis_tables, rope_split
+from ltx_jax.models.video_vae.neighbourhood import Heads, attend, axis_tables, rope_split
 
 AT_ONCE = 256 << 20  # bytes of a stage's widest intermediate value up to which its frames are computed together
 
@@ -132,14 +131,13 @@ class NeighbourhoodBlock(nn.Module):
             )
             changes = ((scale, shift), (mlp_scale, mlp_shift))
         heads = ByFrames(_NormedHeads, (s,), 3 * width, name="attend")
-        attend = self._in_slabs if s.slabs else self._whole
-        out = attend(x, lambda y, t, h, w: heads((y, t[None]), h, w, changes[0]))
+        out = (self._in_slabs if s.slabs else self._whole)(x, lambda y, t, h, w: heads((y, t[None]), h, w, changes[0]))
         x = ByFrames(_Leave, (s,), 2 * swiglu_width(width), name="leave")((x, out), changes[1])
         return batch_sharded(x), None
 
     def _whole(self, x: Array, heads: Callable[..., Any]) -> Array:
         tables = self._tables(x.shape, np.arange(x.shape[3]))
-        return neighbourhood_attention(*heads(x, *tables), self.stage.window).reshape(x.shape)
+        return attend(heads(x, *tables), self.stage.window, self.stage.head_dim)
 
     def _in_slabs(self, x: Array, heads: Callable[..., Any]) -> Array:
         window, parts = self.stage.window, []
@@ -147,7 +145,7 @@ class NeighbourhoodBlock(nn.Module):
         for columns, seen, core in slabs(x.shape[3], self.stage.slabs, halo):
             cells = jnp.where(seen[:, None], jnp.take(x, columns, axis=3), 0)
             tables = self._tables(x.shape, core.start - halo + np.arange(len(columns)))
-            out = neighbourhood_attention(*heads(cells, *tables), window).reshape(cells.shape)
+            out = attend(heads(cells, *tables), window, self.stage.head_dim)
             parts.append(out[:, :, :, halo : halo + core.stop - core.start])
         return jnp.concatenate(parts, axis=3)
 

@@ -117,6 +117,11 @@ class DiffusionDecoderConfig:
         """Cells of the tiled grid that latents (F, H, W) become: frames that double lose the first."""
         return _upsampled(latents, self.strides[:-1])
 
+    def cells(self, latents: Sequence[int]) -> Sizes:
+        """`grid` of padded latents with their ghosts: the cells that there are."""
+        frames, height, width = self.padded(latents)
+        return self.grid((frames + self.ghosts, height, width))
+
     def canvas(self, latents: Sequence[int]) -> Sizes:
         """Frames and pixels of the noise that decoding latents (F, H, W) starts from: those of the padded latents."""
         frames, height, width = _upsampled(self.padded(latents), self.strides)

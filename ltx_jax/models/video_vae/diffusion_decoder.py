@@ -22,10 +22,27 @@ from ltx_jax.models.video_vae.diffusion_blocks import (
     Stage,
     Upsample,
 )  # fmt: skip
-from ltx_jax.models.video_vae.diffusion_config import DiffusionDecoderConfig
+from ltx_jax.models.video_vae.diffusion_config import DiffusionDecoderConfig, Sizes
 from ltx_jax.models.video_vae.layers import TimestepEmbedder, batch_sharded
+from ltx_jax.rng import normal
 
 Array = jax.Array
+
+
+def draw_noise(
+    keys: Array, canvas: Sizes, dtype: Any, start: tuple[Any, Any, Any] = (0, 0, 0), size: Sizes | None = None
+) -> Array:
+    """Standard normal noise (B, f, h, w, 3) for keys (B,): of a canvas of (frames, height, width), the part of `size`
+    from `start` (numbers or ()) on, or all of it. A pixel's number depends on its clip's key and its place alone, so
+    that tiles agree where they overlap."""
+    size = canvas if size is None else size
+
+    def frame(number: Array) -> Array:
+        draw = lambda key: normal(jax.random.fold_in(key, number), (*canvas[1:], 3))
+        whole = jax.vmap(draw)(keys).astype(dtype)  # (B, h, w, 3)
+        return jax.lax.dynamic_slice(whole, (0, *start[1:], 0), (len(keys), *size[1:], 3))
+
+    return jnp.moveaxis(jax.lax.map(frame, start[0] + jnp.arange(size[0])), 0, 1)
 
 
 class DiffusionVideoDecoder(nn.Module):
@@ -71,10 +88,8 @@ class DiffusionVideoDecoder(nn.Module):
         return self.denoise(self.grid(latents), noise)[:, *c.content(sizes)]
 
     def grid(self, latents: Array) -> Array:
-        """Cells (B, T, H, W, C) that the last context stage works on, of padded latents and ghosts behind them (7.1).
-
-        Their sizes are `config.grid(config.padded((F', H', W')))`, with `ghosts` more latents' frames behind.
-        """
+        """Cells (B, *config.cells((F', H', W')), C) that the last context stage works on: of padded latents and ghosts
+        behind them (7.1)."""
         c = self.config
         require(
             latents.ndim == 5 and latents.shape[-1] == c.in_channels,

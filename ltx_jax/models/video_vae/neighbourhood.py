@@ -59,8 +59,11 @@ class Heads(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, tables: Tables) -> tuple[Array, Array, Array]:
-        """(B, T, H, W, C) -> three of (B, T, H, W, N, K). tables: of these cells. Raises UserError for odd widths."""
-        (b, *grid, c), k = x.shape, self.head_dim
+        """(B, T, H, W, C) -> three such. tables: of these cells. Raises UserError for odd widths.
+
+        Heads lie side by side in the last axis: on their own axes few and narrow ones would be padded in memory.
+        """
+        b, c, k = len(x), x.shape[-1], self.head_dim
         require(c % k == 0, f"A width of {c} does not divide into heads of {k}.")
         qkv = Linear(3 * c, ("embed", "heads"), True, self.dtype, self.param_dtype, name="qkv")(x)
         qkv = qkv.reshape(b, -1, 3, c // k, k)  # (B, T H W, 3, N, K)
@@ -70,8 +73,14 @@ class Heads(nn.Module):
         weight = lambda name: self.param(name, partitioned(nn.initializers.ones, None), (k,), self.param_dtype)
         turned = lambda y, name: rotate(rms_norm(y, weight(name)), (table[:, :, 0], table[:, :, 1]), "interleaved")
         heads = (turned(qkv[:, :, 0], "q_norm"), turned(qkv[:, :, 1], "k_norm"), qkv[:, :, 2])
-        q, k_, v = (y.reshape(b, *grid, c // k, k) for y in heads)
+        q, k_, v = (y.reshape(x.shape) for y in heads)
         return q, k_, v
+
+
+def attend(heads: tuple[Array, Array, Array], window: Sizes, head_dim: int) -> Array:
+    """Neighbourhood attention of q, k, v (B, T, H, W, C), see `Heads`, whose result is such, too."""
+    split = (y.reshape(*y.shape[:4], -1, head_dim) for y in heads)
+    return neighbourhood_attention(*split, window).reshape(heads[0].shape)
 
 
 class NeighbourhoodAttention(nn.Module):
@@ -95,5 +104,5 @@ class NeighbourhoodAttention(nn.Module):
         require(sum(split) == self.head_dim, f"rope_dim_split {tuple(split)} does not add up to {self.head_dim}.")
         tables = grid_tables((t, h, w), self.head_dim, split, self.rope_base)
         heads = Heads(self.head_dim, self.dtype, self.param_dtype, name="heads")(x, tables)
-        out = neighbourhood_attention(*heads, self.kernel_size).reshape(x.shape)  # (B, T, H, W, C)
+        out = attend(heads, self.kernel_size, self.head_dim)
         return Linear(c, ("heads", "embed"), True, self.dtype, self.param_dtype, name="proj")(out)

@@ -83,6 +83,11 @@ class VideoVAEObjective:
 
 def check_video_stage(release: Release, config: VideoVAEStageConfig, frames: int) -> None:
     """Raise UserError unless the window fits clips of `frames` frames and the video VAE."""
+    require(
+        release.video_vae.diffusion is None,
+        f"The video VAE of {release.name} has a diffusion decoder, which cannot be trained here: choose a model with a "
+        "convolutional one.",
+    )
     time = release.video_vae.scale_factors[0]
     window = frames if config.window is None else config.window
     require(
