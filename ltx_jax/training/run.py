@@ -63,10 +63,7 @@ def train(
     folder of that model's, where it does not lie beside it. Raises UserError for what the user can mend, before
     anything is computed, and where another run works in the workdir.
     """
-    if config.dit.lora is not None:
-        stages = ("dit",)
-    elif release.spatial_upsampler is None and len(stages) > 1:
-        stages = [name for name in stages if name != "upsampler"]
+    stages = _possible(stages, release, config)
     _check_sizes(release, data)
     with _alone_in(workdir):
         # --- weights and tokenizer: what is given, and what this run has trained before -----------------------------
@@ -95,6 +92,15 @@ def train(
             else:
                 _train_stage(setting, name, found, clips, source)
         _write_model(setting, found)
+
+
+def _possible(stages: Sequence[StageName], release: Release, config: TrainingConfig) -> Sequence[StageName]:
+    """What of `stages` there is to train: adapters alone, and an upsampler only where the model has one."""
+    if config.dit.lora is not None:
+        return ("dit",)
+    if release.spatial_upsampler is not None or len(stages) == 1:
+        return stages
+    return [name for name in stages if name != "upsampler"]
 
 
 def _train_stage(

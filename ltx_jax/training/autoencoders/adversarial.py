@@ -169,9 +169,8 @@ def _halves(judged: Array) -> tuple[Array, Array]:
 def _sloping(gradient: Any, at: Any) -> Array:
     """Zero, with `gradient` at the values `at`, trees of equal structure."""
     product = lambda g, x: jnp.sum(g * (x - jax.lax.stop_gradient(x)))
-    return sum(jax.tree.leaves(jax.tree.map(product, gradient, at)), jnp.float32(0))
+    return jnp.sum(jnp.stack(jax.tree.leaves(jax.tree.map(product, gradient, at))))
 
 
 def _mean(terms: Iterable[Array]) -> Array:
-    terms = list(terms)
-    return sum(terms, jnp.float32(0)) / len(terms)
+    return jnp.mean(jnp.stack(list(terms)))
