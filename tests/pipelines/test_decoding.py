@@ -19,6 +19,8 @@ from ltx_jax.pipelines import decoding
 from ltx_jax.pipelines.request import Request
 from ltx_jax.pipelines.sampler import Sampler
 from ltx_jax.releases import release
+from ltx_jax.training.autoencoders.objectives import check_video_stage
+from ltx_jax.training.config import VideoVAEStageConfig
 
 SMALL = DiffusionDecoderConfig(
     in_channels=32, head_dim=16, stage_channels=(32, 16, 16), stage_depths=(1, 1, 2), stage_kernels=((1, 1, 1),) * 3,
@@ -79,6 +81,11 @@ def test_a_model_with_a_diffusion_decoder_samples_with_it(monkeypatch):
         tokens = jax.ShapeDtypeStruct((1, 240, 32), np.float32, sharding=jax.NamedSharding(mesh, jax.P()))
         planned = decoding.decode_programs(sampler.networks, shape, tokens, mesh)
     assert list(planned) == ["video decoder, up to its tiles", "video decoder, of one tile"]
+
+
+def test_a_diffusion_decoder_is_not_trained():
+    with pytest.raises(UserError, match="cannot be trained here"):
+        check_video_stage(release("ltx2_5_22b"), VideoVAEStageConfig(), 9)
 
 
 def test_automatic_tiles():
