@@ -11,20 +11,22 @@ __all__ = ["Clip", "generate", "load"]
 
 
 def load(
-    checkpoint: Any = "toy", text_encoder: Any = None, *, loras: Any = (), duration_head: Any = None,
+    checkpoint: Any = None, text_encoder: Any = None, *, files: Any = None, loras: Any = (),
     prompt_enhancer: Any = None, mesh: Any = None, dtype: Any = None,
 ) -> Any:  # fmt: skip
-    """A model from a folder or an official file; "toy" is the tiny one that ships with the package.
+    """A model from its files: an official one of all parts, a folder of any kind, or `hf:ORG/NAME/FILE`.
 
-    text_encoder: its folder, where it does not lie beside the checkpoint. loras: PATH or PATH:STRENGTH each, merged
-    into the weights. duration_head: its file, and prompt_enhancer: the folder of a chat model, where the checkpoint has
-    none. mesh: devices to use, all by default. dtype: what networks compute in, float32 or bfloat16; by
+    "toy", the default, is the tiny model that ships with the package. text_encoder: its folder or file, where the
+    checkpoint does not hold it. files: paths of components that lie elsewhere ("transformer", "video_vae", "audio_vae",
+    "spatial_upsampler", "duration_head", ...); with all of them no checkpoint is needed. loras: PATH or PATH:STRENGTH
+    each, merged into the weights. prompt_enhancer: the folder of a chat model, where the text encoder is none. mesh:
+    devices to use, all by default. dtype: what networks compute in, float32 or bfloat16; by
     default the latter on accelerators. The model keeps what it compiles and places, so load it once.
     """
     from ltx_jax.pipelines.sampler import open_model
 
-    more = {"duration_head": duration_head, "prompt_enhancer": prompt_enhancer}
-    return open_model(checkpoint, text_encoder, loras=loras, mesh=mesh, dtype=dtype, **more)
+    more = {"files": files, "loras": loras, "prompt_enhancer": prompt_enhancer}
+    return open_model(checkpoint, text_encoder, mesh=mesh, dtype=dtype, **more)
 
 
 def generate(model: Any, prompt: str | list[str] | tuple[str, ...], *, progress: bool = False, **settings: Any) -> Any:

@@ -1,6 +1,7 @@
 """One loaded model: its parts, each a network with parameters that are read when first used."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from ltx_jax.models.layers import abstract_params, init_params
 from ltx_jax.models.text.tokenizer import Tokenizer
 from ltx_jax.parallel.program import Program, with_shardings
 from ltx_jax.parallel.rules import param_shardings
-from ltx_jax.parts import find_part, parts_of
+from ltx_jax.parts import Part, find_part, parts_of
 from ltx_jax.releases import Release
 from ltx_jax.rng import named_key
 
@@ -72,8 +73,14 @@ def abstract_parts(networks: Networks, parts: Sequence[str]) -> tuple[dict[str, 
             shapes[part] = {name: jax.ShapeDtypeStruct((width,), jnp.float32) for name in ("mean", "std")}
             axes[part] = {name: (None,) for name in ("mean", "std")}
         else:
-            shapes[part], axes[part] = abstract_params(networks[part], *row.inputs(networks.release))
+            shapes[part], axes[part] = _abstract(networks[part], row, networks.release)
     return shapes, axes
+
+
+@functools.lru_cache(maxsize=256)
+def _abstract(module: nn.Module, row: Part, release: Release) -> tuple[Any, Any]:
+    """Kept, for it takes seconds and is asked for when files are checked, when weights are placed, and by programs."""
+    return abstract_params(module, *row.inputs(release))
 
 
 def abstract_weights(
@@ -107,10 +114,11 @@ def place_parts(networks: Networks, params: Mapping[str, Any], parts: Sequence[s
     """
     abstract, placed = abstract_weights(networks, parts, mesh), {}
     for part in parts:
-        placed[part] = jax.device_put(params[part], jax.tree.map(lambda x: x.sharding, abstract[part]))
+        shardings = jax.tree.map(lambda x: x.sharding, abstract[part])
         if isinstance(params, LazyParts):
-            jax.block_until_ready(placed[part])
-            params.drop(part)
+            placed[part] = params.place(part, shardings)
+        else:
+            placed[part] = jax.device_put(params[part], shardings)
     return placed
 
 
@@ -163,7 +171,10 @@ def _signature(tree: Any) -> Any:
 
 
 class LazyParts(Mapping[str, Any]):
-    """Parameters by part, each read by its loader at first use and kept until dropped."""
+    """Parameters by part, each read by its loader at first use and kept until dropped.
+
+    A loader gives host arrays when it is called; one with a method `place` can bring them to devices by itself.
+    """
 
     def __init__(self, loaders: Mapping[str, Callable[[], Any]]):
         self._loaders = dict(loaders)
@@ -171,10 +182,23 @@ class LazyParts(Mapping[str, Any]):
 
     def __getitem__(self, part: str) -> Any:
         if part not in self._loaded:
-            if part not in self._loaders:
-                raise UserError(f"The checkpoint has no part '{part}'.")
-            self._loaded[part] = self._loaders[part]()
+            self._loaded[part] = self.loader(part)()
         return self._loaded[part]
+
+    def loader(self, part: str) -> Any:
+        """What reads `part`."""
+        if part not in self._loaders:
+            raise UserError(f"The checkpoint has no part '{part}'.")
+        return self._loaders[part]
+
+    def place(self, part: str, shardings: Any) -> Any:
+        """`part` on the devices; the host keeps nothing of it."""
+        stream = getattr(self.loader(part), "place", None)
+        if stream is not None and part not in self._loaded:
+            return stream(shardings)
+        placed = jax.block_until_ready(jax.device_put(self[part], shardings))
+        self.drop(part)
+        return placed
 
     def __contains__(self, part: object) -> bool:
         return part in self._loaders  # Mapping's own would read it
@@ -192,8 +216,12 @@ class LazyParts(Mapping[str, Any]):
 
 @dataclasses.dataclass(frozen=True)
 class Bundle:
-    """A model: its declaration, its parameters by part (see parts.py), and the tokenizer of its text encoder."""
+    """A model: its declaration, its parameters by part (see parts.py), and the tokenizer of its text encoder.
+
+    distilled: made to be sampled in few steps without guidance.
+    """
 
     release: Release
     params: Mapping[str, Any]
     tokenizer: Tokenizer | None = None
+    distilled: bool = False

@@ -17,6 +17,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
+from ltx_jax.checkpoints.catalog import COMPONENTS, WORDS
 from ltx_jax.errors import UserError, require
 from ltx_jax.parallel import multihost
 from ltx_jax.parallel.mesh import DTYPES
@@ -29,8 +30,12 @@ FLAGS = flags.FLAGS
 OFFICIAL = {
     "output_path": "output",
     "checkpoint_path": "checkpoint",
-    "duration_head_path": "duration_head",
+    "distilled_checkpoint_path": "checkpoint",
+    "text_encoder_path": "text_encoder",
+    "gemma_root": "text_encoder",
+    "duration_head": "duration_head_path",
     "prompt_enhancer_gemma_root": "prompt_enhancer",
+    "distilled_lora": "lora",
     **{f.metadata["official"]: f.name for f in REQUEST if f.metadata["official"]},
 }
 # Flags that may be followed by several values: --image PATH FRAME_IDX STRENGTH, --lora PATH STRENGTH, ...
@@ -105,6 +110,23 @@ def _numbers(flag: str, value: str, count: int) -> tuple[float, ...]:
         numbers = ()
     require(len(numbers) == count, f"--{flag} takes {count} numbers, not '{value}'.")
     return numbers
+
+
+def define_files() -> None:
+    """Define the flags of a model's files: one for all parts, and one for each component that may lie elsewhere."""
+    text = "Weights: a file, a folder, an index of shards, or hf:ORG/NAME/FILE (default: the shipped toy)."
+    flags.DEFINE_string("checkpoint", None, text)
+    flags.DEFINE_string(
+        "text_encoder", None, "Folder or file of the text encoder, where --checkpoint does not hold it."
+    )
+    for name in COMPONENTS:
+        if name != "text_encoder":
+            flags.DEFINE_string(f"{name}_path", None, f"File or folder of the {WORDS[name]}, if it lies elsewhere.")
+
+
+def component_files() -> dict[str, str | None]:
+    """What the flags of `define_files` say of components, by name."""
+    return {name: FLAGS[f"{name}_path"].value for name in COMPONENTS if name != "text_encoder"}
 
 
 def define_dtype() -> None:

@@ -133,6 +133,14 @@ JOURNEYS = {
         "python -m ltx_jax.tools.evaluate *": Small({"prompts": 2, "steps": 1}),
         TRAIN + "*--workdir=runs/ablation *": Small(FEW64, outputs=("runs/ablation/*/finished.json",)),
     }, slow=True),
+    "files of weights": Journey("docs/checkpoints.md", {
+        "python -m ltx_jax.tools.inspect ltx-2-19b.safetensors": Small(),
+        "python -m ltx_jax.tools.inspect --config=*": Small(),
+        "python sample.py --checkpoint=ltx-2-19b.safetensors *": Small({"steps": 1}),
+        "python -m ltx_jax.tools.convert *--dry_run": Small(),
+        "python -m ltx_jax.tools.convert *--manifest": Small(outputs=("split/transformer.safetensors.sha256.json",)),
+        "python -m ltx_jax.tools.convert --input=split *": Small(outputs=("official/model.safetensors",)),
+    }, slow=True, models=True),
     "GPU nodes": Journey("launch/jobset_gpu.yaml", {
         TRAIN + "--config=configs/ltx2_19b.py *": Small(LAUNCHED | {"config.mesh.fsdp": 2}, devices=4),
     }, slow=True, models=True),

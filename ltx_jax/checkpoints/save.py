@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from ltx_jax.bundle import Bundle
+from ltx_jax.checkpoints.catalog import MODEL_FILE, TEXT_FOLDER
 from ltx_jax.checkpoints.safetensors import write_safetensors
 from ltx_jax.config import to_mapping
 from ltx_jax.files import write_json, write_text
@@ -17,8 +18,6 @@ from ltx_jax.names import to_official
 from ltx_jax.parts import OPTIONAL, configs_to_official, parts_of
 from ltx_jax.releases import Release
 
-MODEL_FILE = "model.safetensors"
-TEXT_FOLDER = "text_encoder"
 TABLE = "scale_shift_table"  # modulation tables stay float32 in official files (spec transformer.md 2.1)
 
 

@@ -30,7 +30,7 @@ class Tensor(NamedTuple):
 @functools.lru_cache(maxsize=64)
 def part_shapes(release: Release, part: str) -> dict[str, Shape]:
     """Shapes of a part's official tensors, by name without prefix."""
-    networks = make_networks(release)
+    networks = make_networks(release, platform="cpu")  # of the form that a CPU runs: inferred once for both
     with jax.set_mesh(make_mesh(MeshConfig(), jax.local_devices()[:1])):
         shapes, _ = abstract_parts(networks, [part])
     return official_shapes(find_part(release, part).names_of(release), shapes[part])

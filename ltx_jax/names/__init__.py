@@ -63,9 +63,9 @@ def to_tree(names: Iterable[Name], tensors: Mapping[str, np.ndarray], prefix: st
             if name.axes is not None and array.ndim != len(name.axes):
                 raise UserError(f"'{prefix + official}' has {array.ndim} axes where {len(name.axes)} are expected.")
             if gate is not None and prefix + gate in tensors:
-                array = _folded(array, np.asarray(tensors[prefix + gate]))
+                array = folded(array, np.asarray(tensors[prefix + gate]))
             parts.append(array if name.axes is None else array.transpose(name.axes))
-        _insert(tree, name.path, parts[0] if name.layers is None else np.stack(parts))
+        insert(tree, name.path, parts[0] if name.layers is None else np.stack(parts))
     return tree
 
 
@@ -92,13 +92,14 @@ def official_shapes(names: Iterable[Name], shapes: Mapping[str, Any]) -> dict[st
     return found
 
 
-def _folded(array: np.ndarray, gate: np.ndarray) -> np.ndarray:
+def folded(array: np.ndarray, gate: np.ndarray) -> np.ndarray:
     """array with its rows multiplied by gate, in float32, in its own dtype."""
     rows = gate.astype(np.float32).reshape(-1, *(1,) * (array.ndim - 1))
     return (array.astype(np.float32) * rows).astype(array.dtype)
 
 
-def _insert(tree: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+def insert(tree: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    """Set the leaf at `path` of nested dicts."""
     for key in path[:-1]:
         tree = tree.setdefault(key, {})
     tree[path[-1]] = value

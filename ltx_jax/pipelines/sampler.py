@@ -61,26 +61,27 @@ def open_model(
     checkpoint: str | Path | None = None,
     text_encoder: str | Path | None = None,
     *,
+    files: Mapping[str, Any] | None = None,
     loras: Sequence[str] = (),
-    duration_head: str | Path | None = None,
     prompt_enhancer: str | Path | None = None,
     mesh: Mesh | None = None,
     dtype: Any = None,
 ) -> Model:
-    """The model at `checkpoint` (None: the toy) with LoRAs (PATH[:STRENGTH]) merged; see `load_bundle` and `Sampler`.
+    """The model at `checkpoint` with LoRAs (PATH[:STRENGTH]) merged; see `load_bundle` and `Sampler`.
 
-    duration_head: its file, where the checkpoint has none. prompt_enhancer: the folder of a chat model, where it is not
-    the text encoder that enhances. Weights stay in the type of the file. On a CPU, which would convert them in every
-    step, they take that of the computation.
+    Without a checkpoint, and without a transformer among `files`, it is the toy. prompt_enhancer: the folder of a chat
+    model, where it is not the text encoder that enhances. Weights stay in the type of the file. On a CPU, which would
+    convert them in every step, they take that of the computation.
     """
-    mesh, checkpoint = make_mesh() if mesh is None else mesh, checkpoint or "toy"
+    mesh, files = make_mesh() if mesh is None else mesh, {k: v for k, v in (files or {}).items() if v is not None}
+    checkpoint = checkpoint or (None if "transformer" in files else "toy")
     dtype = compute_dtype(mesh, dtype)
     stored = dtype if mesh.devices.flat[0].platform == "cpu" else None
-    others = [] if duration_head is None else [duration_head]
-    bundle = load_bundle(checkpoint, text_encoder, stored, others=others)
+    bundle = load_bundle(checkpoint, text_encoder, stored, files=files)
     chat = None if prompt_enhancer is None else load_text_model(prompt_enhancer, bundle.release, stored)
     bundle = apply_loras(bundle, [parse_lora(text) for text in loras])
-    return Model(Sampler(bundle, mesh, dtype, {"checkpoint": str(checkpoint), "lora": list(loras)}, chat))
+    origin = {"checkpoint": str(checkpoint or files["transformer"]), "lora": list(loras)}
+    return Model(Sampler(bundle, mesh, dtype, origin, chat))
 
 
 class Sampler:
@@ -124,6 +125,8 @@ class Sampler:
         Raises UserError at once for a request that the model cannot serve.
         """
         request = request.resolve(self.bundle.release)
+        if self.bundle.distilled and max(request.cfg or 1, request.audio_cfg or 1) > 1:
+            say("warning: these weights are distilled to sample without guidance; ask for --cfg=1 and few --steps")
         if request.enhance_prompt:
             request = self._enhanced(request)
         batches = []

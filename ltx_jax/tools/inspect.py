@@ -17,6 +17,7 @@ os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # with libtpu and no TPU, JAX 
 from absl import flags
 
 from ltx_jax import cli
+from ltx_jax.checkpoints.report import report
 from ltx_jax.checkpoints.tables import official_tensors
 from ltx_jax.errors import UserError
 from ltx_jax.experiment import Experiment
@@ -39,6 +40,9 @@ def _inspect() -> None:
         return
     if not FLAGS.path:
         raise UserError("Name a file or a folder to look at, or ask for --names of a --config.")
+    for path in FLAGS.path:
+        for line in report(path):
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

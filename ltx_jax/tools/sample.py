@@ -30,9 +30,7 @@ def define_flags() -> None:
     flags.DEFINE_string("prompts_file", None, "A text file with one prompt a line, instead of --prompt.")
     flags.DEFINE_string("output", "out.mp4", "Video file to write (also --output-path).")
     flags.DEFINE_string("contact_sheet", None, "Also write the clips' frames as one PNG here.")
-    flags.DEFINE_string("checkpoint", "toy", "Folder or .safetensors file of weights.")
-    flags.DEFINE_string("text_encoder", None, "Folder of the text encoder, where the checkpoint does not hold it.")
-    flags.DEFINE_string("duration_head", None, "File of the duration head, where the checkpoint holds none.")
+    cli.define_files()
     flags.DEFINE_string("prompt_enhancer", None, "Folder of the chat model of --enhance_prompt (default: the encoder).")
     flags.DEFINE_multi_string("lora", [], "LoRA to merge: PATH[:STRENGTH] (or PATH STRENGTH); may be repeated.")
     cli.define_dtype()
@@ -51,11 +49,11 @@ def _sample() -> None:
     experiment = Experiment.from_config(FLAGS.config)
     mesh = make_mesh(experiment.mesh)
     model = open_model(
-        FLAGS.checkpoint, FLAGS.text_encoder, loras=FLAGS.lora, duration_head=FLAGS.duration_head,
+        FLAGS.checkpoint, FLAGS.text_encoder, files=cli.component_files(), loras=FLAGS.lora,
         prompt_enhancer=FLAGS.prompt_enhancer, mesh=mesh, dtype=FLAGS.dtype,
     )  # fmt: skip
     if cli.given("config"):
-        check_same_model(experiment.model, model.bundle.release, FLAGS.checkpoint)
+        check_same_model(experiment.model, model.bundle.release, model.sampler.origin["checkpoint"])
     request = request.resolve(model.bundle.release)
     outputs = check_outputs(FLAGS.output, len(request.clips), FLAGS.contact_sheet)
     say(request.to_json())

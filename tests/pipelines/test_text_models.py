@@ -79,7 +79,7 @@ def brief(monkeypatch):
 
 @pytest.fixture(scope="module")
 def model(folder, chat, head):
-    return ltx_jax.load(folder, duration_head=head, prompt_enhancer=chat)
+    return ltx_jax.load(folder, files={"duration_head": head}, prompt_enhancer=chat)
 
 
 def test_prompts_are_written_out_and_clips_last_as_the_head_says(model, capsys):
@@ -133,7 +133,7 @@ def test_mistakes_are_said_before_anything_is_computed(model):
 
 def test_a_head_of_another_model_is_refused(head):
     with pytest.raises(UserError, match="duration head reads texts of other widths"):
-        ltx_jax.load("toy", duration_head=head)
+        ltx_jax.load("toy", files={"duration_head": head})
 
 
 def test_lengths_stay_on_the_grid_of_the_video_vae():

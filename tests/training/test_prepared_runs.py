@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from tiny import one_device, save_tiny_model, tiny_release
 
-from ltx_jax.checkpoints import load
 from ltx_jax.checkpoints.orbax import load_weights
+from ltx_jax.checkpoints.streaming import PartReader
 from ltx_jax.data.buckets import Bucket, parse_buckets
 from ltx_jax.data.config import DataConfig
 from ltx_jax.data.encoded.prepared import PreparedClips
@@ -119,8 +119,8 @@ def test_stored_clips_are_what_the_model_makes_of_the_files(prepared, model):
 
 
 def test_only_the_parts_that_a_run_needs_are_read(prepared, model, tmp_path, monkeypatch):
-    read, real = [], load.read_part
-    monkeypatch.setattr(load, "read_part", lambda part, *rest: read.append(part.name) or real(part, *rest))
+    read, real = [], PartReader.__call__
+    monkeypatch.setattr(PartReader, "__call__", lambda self: read.append(self.part) or real(self))
     run(prepared, model, tmp_path, steps=1)
     assert sorted(read) == ["audio_statistics", "connectors", "transformer", "video_statistics"]
 

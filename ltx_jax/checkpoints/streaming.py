@@ -1,0 +1,159 @@
+"""A part's tensors from files into arrays, one by one: onto the host as a tree, or straight into sharded device arrays.
+
+On the way to devices the host holds one official tensor (of several processes each its own shards), never a stack of
+layers: what was read is placed, transposed as it is copied (ten times as fast as a program that would transpose it into
+its stack), and a compiled program casts it and writes it into the stack, whose memory it reuses.
+"""
+
+import concurrent.futures
+import functools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from tqdm import tqdm
+
+from ltx_jax.checkpoints.safetensors import Tensors
+from ltx_jax.checkpoints.views import Cast
+from ltx_jax.names import Name, folded, insert, to_tree
+from ltx_jax.parallel.multihost import is_first
+
+AHEAD = 64 << 20  # bytes that are read before they are wanted, and that may be on their way to a device
+SHOWN = 1 << 30  # bytes from which on a bar tells how far loading is
+Index = tuple[slice, ...]
+
+
+class PartReader:
+    """Reads one part. Called, it gives the tree of host arrays; `place` puts it on devices.
+
+    dtype: that floating tensors are cast to, None as stored.
+    """
+
+    def __init__(self, part: str, names: Sequence[Name], tensors: Tensors, prefix: str, dtype: Any = None):
+        self.part, self.names, self.prefix = part, names, prefix
+        self.tensors = tensors if dtype is None else Cast(tensors, dtype)
+        self._stored, self._dtype = tensors, dtype
+
+    def __call__(self) -> dict[str, Any]:
+        """Our parameter tree of the part, on the host."""
+        return to_tree(self.names, self.tensors, self.prefix)
+
+    def place(self, shardings: Any) -> dict[str, Any]:
+        """Our parameter tree on the devices. shardings: a NamedSharding for each parameter."""
+        jobs = [(name, i, self.prefix + official) for name in self.names for i, official in enumerate(name.officials())]
+        size = lambda job: self._stored.nbytes(job[2])
+        total = sum(map(size, jobs))
+        tree: dict[str, Any] = {}
+        waiting = 0
+        with tqdm(
+            total=total, desc=f"loading {self.part}", unit="B", unit_scale=True,
+            disable=total < SHOWN or not is_first(),
+        ) as bar:  # fmt: skip
+            for job, rows in _ahead(jobs, lambda job: self._rows(job, shardings), size):
+                leaf = self._place(tree, shardings, job, rows)
+                del rows
+                waiting += size(job)
+                if waiting > AHEAD:  # what is still under way holds on to memory of the host
+                    jax.block_until_ready(leaf)
+                    waiting = 0
+                bar.update(size(job))
+        return jax.block_until_ready(tree)
+
+    def _rows(self, job: tuple[Name, int, str], shardings: Any) -> dict[tuple[int, int], np.ndarray]:
+        """The rows of a tensor that this process's devices need, each range read once."""
+        name, _, official = job
+        shape = self._stored.shape(official)
+        if not shape:
+            return {(0, 0): self._stored.read(official)}
+        indices = one_layer(name, _at(shardings, name.path)).addressable_devices_indices_map(turned(name, shape))
+        wanted = {_rows_of(name, index, shape) for index in indices.values() if index is not None}
+        found = {rows: self._stored.read(official, rows) for rows in wanted}
+        gate = name.gates()[job[1]]
+        if gate is not None and self.prefix + gate in self._stored:
+            factors = self._stored.read(self.prefix + gate)
+            found = {(a, b): folded(array, factors.reshape(-1)[a:b]) for (a, b), array in found.items()}
+        return found
+
+    def _place(self, tree: dict[str, Any], shardings: Any, job: tuple[Name, int, str], rows: Any) -> jax.Array:
+        name, i, official = job
+        sharding, shape = _at(shardings, name.path), self._stored.shape(official)
+        dtype = self.tensors.dtype(official)
+
+        def cut(index: Index) -> np.ndarray:
+            if not shape:
+                return rows[0, 0]
+            held = rows[_rows_of(name, index, shape)]
+            view = held if name.axes is None else held.transpose(name.axes)
+            return view[tuple(slice(None) if d == _first(name) else part for d, part in enumerate(index))]
+
+        x = jax.make_array_from_callback(turned(name, shape), one_layer(name, sharding), cut)
+        if name.layers is None:
+            leaf = x if x.dtype == dtype else _cast(dtype, sharding)(x)
+        else:
+            if i == 0:
+                types = [self.tensors.dtype(self.prefix + o) for o in name.officials()]
+                make = functools.partial(jnp.zeros, (name.layers, *x.shape), jnp.result_type(*types))
+                insert(tree, name.path, jax.jit(make, out_shardings=sharding)())
+            leaf = _write(sharding)(_at(tree, name.path), x, np.int32(i))
+        insert(tree, name.path, leaf)
+        return leaf
+
+
+def turned(name: Name, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a parameter, of one layer, from that of its official tensor."""
+    return shape if name.axes is None else tuple(shape[axis] for axis in name.axes)
+
+
+def one_layer(name: Name, sharding: NamedSharding) -> NamedSharding:
+    """How one layer of a parameter lies on the devices; layers are not spread."""
+    spec = tuple(sharding.spec)[name.layers is not None :]
+    return NamedSharding(sharding.mesh, PartitionSpec(*spec))
+
+
+def _first(name: Name) -> int:
+    """Our axis that is the official tensor's first."""
+    return 0 if name.axes is None else name.axes.index(0)
+
+
+def _rows_of(name: Name, index: Index, shape: tuple[int, ...]) -> tuple[int, int]:
+    """The rows of an official tensor of `shape` in which the part `index` of the parameter lies."""
+    start, stop, _ = index[_first(name)].indices(shape[0])
+    return start, stop
+
+
+@functools.lru_cache
+def _cast(dtype: np.dtype, sharding: NamedSharding) -> Callable[[jax.Array], jax.Array]:
+    return jax.jit(lambda x: x.astype(dtype), out_shardings=sharding)
+
+
+@functools.lru_cache
+def _write(sharding: NamedSharding) -> Callable[..., jax.Array]:
+    def write(stack: jax.Array, x: jax.Array, i: Any) -> jax.Array:
+        return jax.lax.dynamic_update_index_in_dim(stack, x.astype(stack.dtype), i, 0)
+
+    return jax.jit(write, donate_argnums=0, out_shardings=sharding)
+
+
+def _ahead(jobs: Iterable[Any], read: Callable[[Any], Any], size: Callable[[Any], int]) -> Iterator[tuple[Any, Any]]:
+    """Jobs with what was read for each, in order; small ones are read while the caller deals with those before."""
+    waiting: deque[tuple[Any, concurrent.futures.Future[Any]]] = deque()
+    held, left = 0, deque(jobs)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        while left or waiting:
+            while left and (not held or held + size(left[0]) <= AHEAD):
+                held += size(left[0])
+                waiting.append((left[0], pool.submit(read, left.popleft())))
+            job, future = waiting.popleft()
+            yield job, future.result()
+            del future
+            held -= size(job)
+
+
+def _at(tree: Any, path: tuple[str, ...]) -> Any:
+    for key in path:
+        tree = tree[key]
+    return tree

@@ -1,0 +1,151 @@
+"""Every layout becomes every other bit for bit; what was stopped goes on; a plan writes nothing."""
+
+import json
+import os
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ltx_jax.checkpoints import convert
+from ltx_jax.checkpoints.load import TOY
+from ltx_jax.checkpoints.safetensors import SafetensorsFile, Tensors
+from ltx_jax.checkpoints.tables import official_tensors
+from ltx_jax.checkpoints.writer import stream_safetensors
+from ltx_jax.errors import UserError
+from ltx_jax.parts import configs_to_official
+from ltx_jax.releases import release
+
+ROOT = Path(__file__).parents[2]
+
+
+def contents(folder):
+    """All official tensors below a folder with their bytes, whatever the layout, as they are read."""
+    model = convert.Model.open(folder)
+    found = {}
+    for source in model.catalog.sources():
+        found |= {name: (source.dtype(name), source.shape(name), source[name].tobytes()) for name in source}
+    return found, model
+
+
+@pytest.fixture(scope="module")
+def toy():
+    return contents(TOY)
+
+
+def test_a_chain_of_layouts_ends_where_it_began(toy, tmp_path):
+    expected, first = toy
+    at, before = first, TOY
+    for layout in (*convert.LAYOUTS, *reversed(convert.LAYOUTS)):
+        folder = tmp_path / f"{before.name}-{layout}"
+        outputs = convert.plan(at, layout)
+        convert.write(outputs, folder, at.origin, lambda size: None, manifest=False)
+        assert convert.verify(outputs, folder, lambda size: None) >= len(expected)
+        found, at = contents(folder)
+        assert found == expected and at.release == first.release and at.tokenizer == first.tokenizer, layout
+        before = folder
+
+
+class Stopping(Tensors):
+    """Tensors whose reading fails after a few."""
+
+    def __init__(self, base, count):
+        self.base, self.left, self.path, self.metadata = base, count, base.path, base.metadata
+
+    def __iter__(self):
+        return iter(self.base)
+
+    def __len__(self):
+        return len(self.base)
+
+    def shape(self, name):
+        return self.base.shape(name)
+
+    def dtype(self, name):
+        return self.base.dtype(name)
+
+    def read(self, name, rows=None):
+        if self.left == 0:
+            raise KeyboardInterrupt
+        self.left -= 1
+        return self.base.read(name, rows)
+
+
+def test_what_was_stopped_goes_on(tmp_path):
+    file = SafetensorsFile(TOY / "text_encoder/model.safetensors")
+    path = tmp_path / "x.safetensors"
+    write = lambda tensors, origin="a": stream_safetensors(path, tensors, {"k": "v"}, lambda size: None, origin)
+    with pytest.raises(KeyboardInterrupt):
+        write(Stopping(file, 20))
+    assert not path.exists() and len(list(tmp_path.iterdir())) == 1
+    with pytest.raises(KeyboardInterrupt):  # of other files: begun anew
+        write(Stopping(file, 3), "b")
+    rest = Stopping(file, len(file) - 20)
+    write(rest)
+    assert rest.left == 0, "what was written is not read again"
+    whole = SafetensorsFile(path)
+    assert whole.metadata == {"k": "v"} and whole.keys() == file.keys()
+    assert all(np.array_equal(whole[name], file[name]) for name in file)
+
+
+def test_a_changed_tensor_is_found(toy, tmp_path):
+    outputs = convert.plan(toy[1], "split")
+    convert.write(outputs, tmp_path, toy[1].origin, lambda size: None, manifest=True)
+    path = tmp_path / "transformer.safetensors"
+    sums = json.loads((tmp_path / "transformer.safetensors.sha256.json").read_text())
+    assert sums.keys() == SafetensorsFile(path).keys() and len(next(iter(sums.values()))) == 64
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    name = max(sums, key=lambda name: SafetensorsFile(path).offset(name))
+    with pytest.raises(UserError, match=f"'{name}' has another checksum than its manifest"):
+        SafetensorsFile(path).read(name)
+    (tmp_path / "transformer.safetensors.sha256.json").unlink()
+    with pytest.raises(UserError, match=f"does not hold '{name}'"):
+        convert.verify(outputs, tmp_path, lambda size: None)
+
+
+def full_size_header(folder, name):
+    """Files of a published release that hold nothing but headers: as sparse files of their full size."""
+    model, files = release(name), {}
+    for tensor in official_tensors(model):
+        if tensor.file in ("model", "transformer", "video_vae", "audio_vae", "text_encoder"):
+            files.setdefault(tensor.file, []).append(tensor)
+    blocks, total = configs_to_official(model), 0
+    for file, tensors in files.items():
+        text = file == "text_encoder"
+        own = {"gemma_config": {"text_config": model.text.to_official()}} if text else {"config": blocks}
+        entries = {"__metadata__": {k: json.dumps(v) for k, v in own.items()} | {"model_version": model.version}}
+        if text:
+            entries["__metadata__"]["tokenizer_json"] = (TOY / "text_encoder/tokenizer.json").read_text()
+        at = 0
+        for tensor in tensors:
+            end = at + 2 * int(np.prod(tensor.shape))
+            entries[tensor.name] = {"dtype": "BF16", "shape": tensor.shape, "data_offsets": [at, end]}
+            at = end
+        header = json.dumps(entries).encode()
+        with open(folder / f"{file}.safetensors", "wb") as out:
+            out.write(struct.pack("<Q", len(header)) + header)
+            out.truncate(8 + len(header) + at)
+        total += at
+    return total
+
+
+@pytest.mark.slow
+def test_full_size_headers_are_read_at_once(tmp_path):
+    """All names and shapes of 2.5 as sparse files, 70 GB that are not there, go through both tools in ten seconds."""
+    assert full_size_header(tmp_path, "ltx2_5_22b") > 60e9
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    for arguments, words in (
+        (["inspect", str(tmp_path)], "complete: sample.py"),
+        (["convert", f"--input={tmp_path}", "--to=official", "--dry_run"], "GB  in all"),
+    ):
+        begun = time.time()
+        command = [sys.executable, "-m", f"ltx_jax.tools.{arguments[0]}", *arguments[1:]]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
+        print(f"{arguments[0]}: {time.time() - begun:.1f} s")
+        assert done.returncode == 0 and words in done.stdout, done.stderr[-2000:] + done.stdout[-2000:]
