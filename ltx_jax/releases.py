@@ -13,6 +13,7 @@ from ltx_jax.errors import UserError, require
 from ltx_jax.models.text.config import text_config
 from ltx_jax.models.text.duration import DurationConfig
 from ltx_jax.models.upsampler import UpsamplerConfig
+from ltx_jax.models.video_vae.config import VideoVAEConfig
 from ltx_jax.parts import Configs, configs_from_official
 
 # The phrases of the published default negative prompt (spec sampling.md 11).
@@ -343,7 +344,7 @@ _SPATIAL_X1_5 = UpsamplerConfig(mid_channels=1024, spatial_scale=1.5, rational_r
 _TEMPORAL_X2 = UpsamplerConfig(
     mid_channels=512, spatial_upsample=False, temporal_upsample=True, spatial_scale=1.0, rational_resampler=True
 )
-# Optional parts that are published with a release, each in a file of its own (spec video_vae.md 9, transformer.md 13).
+# What is published beside a release, each in a file of its own (spec video_vae.md 1 and 9, transformer.md 13).
 COMPANIONS: dict[str, tuple[dict[str, Any], ...]] = {
     "ltx2_19b": (
         {
@@ -357,5 +358,6 @@ COMPANIONS: dict[str, tuple[dict[str, Any], ...]] = {
     ),
     "ltx2_5_22b": (
         {"spatial_upsampler": _SPATIAL_X2, "temporal_upsampler": _TEMPORAL_X2, "duration_head": DurationConfig()},
+        {"video_vae": VideoVAEConfig.from_official(_VIDEO_VAE_2_3)},
     ),
 }

@@ -47,8 +47,8 @@ def place_of(part: Part, official: str, split: bool) -> tuple[str, str]:
 def official_tensors(release: Release) -> Iterator[Tensor]:
     """Every tensor of the files that make up a release, in the layout that it is published in.
 
-    The text encoder's towers and the optional parts that are published with the release are among them. An upsampler
-    is published in one or two sizes, whose files have equal names.
+    The text encoder's towers, optional parts, and the other video VAE of 2.5 are among them. What is published in two
+    kinds (an upsampler, a video decoder) has equal names in two files.
     """
     for part in parts_of(release):
         yield from _tensors(release, part)
@@ -56,7 +56,7 @@ def official_tensors(release: Release) -> Iterator[Tensor]:
             yield from (Tensor(part.file, "towers", *entry) for entry in tower_shapes(release.text).items())
     for companions in COMPANIONS.get(release.name, ()):
         with_them = dataclasses.replace(release, **companions)
-        yield from (t for name in companions for t in _tensors(with_them, find_part(with_them, name)))
+        yield from (t for part in parts_of(with_them) if part.config in companions for t in _tensors(with_them, part))
 
 
 def _tensors(release: Release, part: Part) -> Iterator[Tensor]:
