@@ -9,6 +9,7 @@ from ltx_jax.checkpoints.recognise import FEATURES, described, is_lora
 from ltx_jax.checkpoints.safetensors import Tensors, listed
 from ltx_jax.checkpoints.tables import part_shapes
 from ltx_jax.errors import UserError, require
+from ltx_jax.models.text.config import Gemma4Config
 from ltx_jax.names import towers
 from ltx_jax.names.connectors import FEATURES_PREFIX
 from ltx_jax.parts import OPTIONAL, parts_of
@@ -114,8 +115,11 @@ def _unread(name: str, tensors: Tensors, catalog: Catalog, gates: set[str]) -> b
     return any(h.prefix and name.startswith(h.prefix) for h in elsewhere)
 
 
-def check_pairing(catalog: Catalog, text: Mapping[str, Any] | None) -> None:
-    """Raise UserError where the text encoder is not that of the transformer's release (spec gemma.md section 7)."""
+def check_pairing(catalog: Catalog, text: Mapping[str, Any] | None, release: Release) -> None:
+    """Raise UserError where the text encoder is not that of the transformer's release (spec gemma.md section 7).
+
+    text: its config.json. Releases from 2.4 on have a Gemma 4, those before a Gemma 3; what we trained has either.
+    """
     main, encoder = catalog.parts["transformer"].tensors, catalog.parts["text"].tensors
     source, given = main.json("gemma_source_checkpoint"), (text or {}).get("gemma_version")
     if isinstance(source, dict) and source.get("gemma_version"):
@@ -124,3 +128,16 @@ def check_pairing(catalog: Catalog, text: Mapping[str, Any] | None) -> None:
             f"'{main.path}' was trained with the text encoder {source['gemma_version']}, but '{encoder.path}' is "
             f"{given or 'another one'}: give that of its release with --text_encoder.",
         )
+    elif "ltx_jax" not in main.metadata:
+        newer = [int(n) for n in re.findall(r"\d+", release.version)[:2]] >= [2, 4]
+        require(
+            isinstance(release.text, Gemma4Config) == newer,
+            f"'{main.path}' is of release {release.version}, whose text encoder is a Gemma {4 if newer else 3}, but "
+            f"'{encoder.path}' is a Gemma {3 if newer else 4}: give that of its release with --text_encoder.",
+        )
+    wanted, width = release.connectors.hidden_size, release.text.hidden_size
+    require(
+        wanted == width,
+        f"'{main.path}' reads a text encoder of width {wanted}, but '{encoder.path}' is {width} wide: they are of "
+        "different models; give that of its release with --text_encoder.",
+    )

@@ -48,7 +48,7 @@ def load_bundle(
     check_parts(catalog)
     config, assets = text_files(catalog)
     release = read_release(catalog, config)
-    check_pairing(catalog, config)
+    check_pairing(catalog, config, release)
     check_tensors(catalog, release)
     tokenizer = Tokenizer(assets, release.text_length)
     known = release.text.vocab_size

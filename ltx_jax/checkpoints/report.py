@@ -77,7 +77,7 @@ def _verdict(where: Path) -> str:
 def _checked(catalog: Catalog) -> str:
     config, _ = text_files(catalog)
     release: Any = read_release(catalog, config)
-    check_pairing(catalog, config)
+    check_pairing(catalog, config, release)
     check_tensors(catalog, release)
     optional = [name for name in ("spatial_upsampler", "temporal_upsampler", "duration_head") if name in catalog.parts]
     return f"{release.name}, version {release.version}" + "".join(f", with its {WORDS[name]}" for name in optional)

@@ -234,6 +234,16 @@ def test_another_release_beside_a_text_encoder(tmp_path):
     source = {"gemma_source_checkpoint": json.dumps({"ltx_version": "2.5.0", "gemma_version": "gemma4-12b-ltx-v1"})}
     with pytest.raises(UserError, match="was trained with the text encoder gemma4-12b-ltx-v1"):
         load_bundle(damaged(tmp_path, lambda tensors: None, source))
+    blocks = WHOLE.json("config")
+    blocks["transformer"]["caption_channels"] = 256
+    with pytest.raises(UserError, match=r"reads a text encoder of width 256, but .* is 128 wide"):
+        load_bundle(damaged(tmp_path, lambda tensors: None, {"config": json.dumps(blocks)}))
+    folder = damaged(tmp_path, lambda tensors: None)
+    file = SafetensorsFile(folder / "model.safetensors")
+    official = {key: value for key, value in file.metadata.items() if key != "ltx_jax"}
+    write_safetensors(folder / "model.safetensors", {name: file[name] for name in file}, official)
+    with pytest.raises(UserError, match=r"of release 2\.5\.0, whose text encoder is a Gemma 4, but .* is a Gemma 3"):
+        load_bundle(folder)
 
 
 def header(path, entries, size):
