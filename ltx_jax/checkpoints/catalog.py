@@ -64,6 +64,7 @@ def find_parts(
     the checkpoint hold the same part.
     """
     parts: dict[str, Held] = {}
+    rest: dict[str, Held] = {}  # what files hold beside what they are given for: of use where nothing else has it
     given = {name: local_path(path) for name, path in (files or {}).items() if path is not None}
     for name, path in given.items():
         found, _ = _parts_at(_sources(path, name), COMPONENTS[name])
@@ -71,7 +72,8 @@ def find_parts(
             any(part in found for part in COMPONENTS[name]),
             f"'{path}' holds {_contents(path)}, but is given for the {WORDS[name]} (--{name}_path).",
         )
-        parts = {**found, **parts} if name != "text_encoder" else {**_only(found, name), **parts}
+        parts |= {part: held for part, held in found.items() if part in COMPONENTS[name]}
+        rest = {**found, **rest}
     for path in others:
         found, _ = _parts_at(_sources(local_path(path), "other"), ())
         require(
@@ -85,11 +87,7 @@ def find_parts(
         path = local_path(checkpoint)
         found, ignored = _parts_at(_sources(path), tuple(parts))
         parts = {**found, **parts}
-    return Catalog(parts, root, tuple(ignored))
-
-
-def _only(found: Mapping[str, Held], name: str) -> dict[str, Held]:
-    return {part: held for part, held in found.items() if part in COMPONENTS[name]}
+    return Catalog({**rest, **parts}, root, tuple(ignored))
 
 
 def _parts_at(sources: Sequence[Tensors], known: Sequence[str]) -> tuple[dict[str, Held], list[Tensors]]:

@@ -129,6 +129,17 @@ def test_components_are_given_by_their_paths(tmp_path):
         load_bundle(tmp_path / "transformer.safetensors", files=files)
 
 
+def test_of_a_file_given_for_a_component_nothing_else_is_taken(tmp_path):
+    def quieter(tensors):
+        for name in ("vae.decoder.conv_out.conv.bias", NAME):
+            tensors[name] = tensors[name] * 0
+
+    other = damaged(tmp_path, quieter) / "model.safetensors"
+    params = load_bundle("toy", files={"video_vae": other}).params
+    assert not params["video_decoder"]["conv_out"]["bias"].any()
+    assert params["transformer"]["blocks"]["video"]["attn1"]["to_q"]["kernel"][1].any()
+
+
 def test_two_files_of_one_part_are_a_question(tmp_path):
     write_split(tmp_path)
     shutil.copy(tmp_path / "video_vae.safetensors", tmp_path / "other.safetensors")
