@@ -106,7 +106,7 @@ def _generate(case: Case) -> Outputs:
 
 
 def _no_repeat_ngram(case: Case) -> Outputs:
-    ids, c = case.inputs["input_ids"], case.config
+    ids, c = jnp.asarray(case.inputs["input_ids"]), case.config
     return {"banned": np.asarray(repeated(ids, ids.shape[1], c["no_repeat_ngram_size"], c["vocab_size"]))}
 
 

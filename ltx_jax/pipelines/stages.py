@@ -49,12 +49,8 @@ def _rows(contexts: Contexts, sides: list[str], stream: int) -> Context:
 
 def remember_texts(networks: Networks, params: dict[str, Any], video: Array, audio: Array) -> tuple[Any, Any]:
     """What blocks make of contexts (B, S, E) of both streams: pairs of keys and values (L, B, S, D)."""
-    config, own = networks.release.transformer, params["transformer"]
-    video_text, audio_text = (
-        remember_text(config, modality, own, text, networks.dtype)
-        for modality, text in (("video", video), ("audio", audio))
-    )
-    return video_text, audio_text
+    config, own, dtype = networks.release.transformer, params["transformer"], networks.dtype
+    return remember_text(config, "video", own, video, dtype), remember_text(config, "audio", own, audio, dtype)
 
 
 def sample_steps(

@@ -237,7 +237,8 @@ class Attention(nn.Module):
         attention and 0 puts the value projection in its place (spec section 9; needs as many keys as queries).
         """
         inner = self.heads * self.head_dim
-        y, y_tokens = (x, self.tokens) if context is None and memory is None else (context, self.context_tokens)
+        y, of_self = x if context is None else context, context is None and memory is None
+        y_tokens = self.tokens if of_self else self.context_tokens
         linear = lambda name: Linear(inner, ("embed", "heads"), True, self.dtype, self.param_dtype, name=name)
         weight = lambda name: self.param(name, partitioned(nn.initializers.ones, "heads"), (inner,), self.param_dtype)
         q = checkpoint_name(self._heads(linear("to_q")(x), self.tokens), "query")

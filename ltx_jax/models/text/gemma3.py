@@ -101,9 +101,8 @@ class Gemma3Layer(nn.Module):
         """Projections (B, S, N or G, K), before norms and rotation."""
         c = self.config
         heads = lambda name, n: self._heads(name, n, c.head_dim)(x)
-        return heads("q_proj", c.num_attention_heads), *(
-            heads(name, c.num_key_value_heads) for name in ("k_proj", "v_proj")
-        )
+        q = heads("q_proj", c.num_attention_heads)
+        return q, heads("k_proj", c.num_key_value_heads), heads("v_proj", c.num_key_value_heads)
 
     def _heads(self, name: str, heads: int, width: int) -> Callable[[Array], Array]:
         project = self._linear(name, heads * width, "embed", "heads")
