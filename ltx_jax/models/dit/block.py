@@ -139,10 +139,10 @@ class StreamLayers(nn.Module):
         if not self.config.cross_attention_adaln:
             return add_gated(x, self.attn2(n, inputs.context, inputs.text_mask, memory=memory), jnp.float32(1))
         shift, scale, gate = (self._row(inputs, r) for r in (6, 7, 8))
-        context = inputs.context
+        n, context = modulate(n, scale, shift), inputs.context
         if context is not None:
             context = modulate_text(context, self.prompt_scale_shift_table, inputs.prompt_modulation)
-        out = self.attn2(modulate(n, scale, shift), context, inputs.text_mask, memory=memory)
+        out = self.attn2(n, context, inputs.text_mask, memory=memory)
         return add_gated(x, out, gate)
 
     def feed(self, x: Array, inputs: StreamInputs) -> Array:
@@ -242,8 +242,9 @@ class Attention(nn.Module):
         linear = lambda name: Linear(inner, ("embed", "heads"), True, self.dtype, self.param_dtype, name=name)
         weight = lambda name: self.param(name, partitioned(nn.initializers.ones, "heads"), (inner,), self.param_dtype)
         q = checkpoint_name(self._heads(linear("to_q")(x), self.tokens), "query")
-        k, v = (linear("to_k")(y), linear("to_v")(y)) if memory is None else memory.read()
-        k, v = checkpoint_name(self._heads(k, y_tokens), "key"), checkpoint_name(self._heads(v, y_tokens), "value")
+        held_k, held_v = (None, None) if memory is None else memory.read()
+        k = checkpoint_name(self._heads(linear("to_k")(y) if held_k is None else held_k, y_tokens), "key")
+        v = checkpoint_name(self._heads(linear("to_v")(y) if held_v is None else held_v, y_tokens), "value")
         tables = (None, None) if rope_q is None else (packed(rope_q), packed(rope_q if rope_k is None else rope_k))
         gates = self._gates(x) if self.gated else None
         prologue = Prologue(

@@ -153,10 +153,10 @@ class Gemma3(nn.Module):
         Entry 0 is the scaled embedding, entry l the output of layer l, and the last one the final norm of the last
         layer's output. Positions are 0..S-1 in every row; values at padded tokens are finite and mean nothing.
         """
-        tokens, window = ids.shape[1], self.config.sliding_window
-        tables = jax.tree.map(jnp.asarray, self._tables(tokens))
+        tokens, window, h = ids.shape[1], self.config.sliding_window, self._embed(ids)
         local = window_bias(tokens, window) if window < tokens else None
-        h, inputs = self._run(self._embed(ids), None, Reading(tables, mask != 0, local))  # inputs (L, B, S, D)
+        tables = jax.tree.map(jnp.asarray, self._tables(tokens))
+        h, inputs = self._run(h, None, Reading(tables, mask != 0, local))  # inputs (L, B, S, D)
         return jnp.concatenate([inputs, self._final(h)[None]])
 
     def extend(self, ids: Array, positions: Array, keep: Array, slot: Array, cache: Any) -> tuple[Array, Any]:
