@@ -130,7 +130,7 @@ def open_sources(path: Path, component: str = "") -> list[Tensors]:
     require(path.exists(), f"There is no checkpoint '{path}'.")
     if path.name.endswith(INDEX):
         return [_sharded(path)]
-    found = [SafetensorsFile(path)]
+    found: list[Tensors] = [SafetensorsFile(path)]
     if component or is_lora(found[0]):
         return found
     beside = [own for name in OPTIONAL if (own := path.with_name(f"{name}.safetensors")).is_file() and own != path]
@@ -170,7 +170,8 @@ def _in_folder(folder: Path) -> Iterator[Tensors]:
 def _shards(index: Path) -> list[Path]:
     listed = read_json(index)
     names = listed.get("weight_map") if isinstance(listed, dict) else None
-    require(isinstance(names, dict), f"'{index}' is no index of shards: it has no 'weight_map'.")
+    if not isinstance(names, dict):
+        raise UserError(f"'{index}' is no index of shards: it has no 'weight_map'.")
     return [index.parent / name for name in dict.fromkeys(names.values())]
 
 

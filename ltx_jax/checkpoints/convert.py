@@ -42,7 +42,7 @@ class Model:
     tokenizer: bytes
 
     @classmethod
-    def open(cls, path: str, files: Mapping[str, Any] | None = None) -> "Model":
+    def open(cls, path: str | None, files: Mapping[str, Any] | None = None) -> "Model":
         """The model at a path; see `find_parts`. Raises UserError as `load_bundle`."""
         catalog = find_parts(path, files)
         check_parts(catalog)

@@ -1,23 +1,27 @@
 """Every layout becomes every other bit for bit; what was stopped goes on; a plan writes nothing."""
 
+import dataclasses
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 from ltx_jax.checkpoints import convert
 from ltx_jax.checkpoints.load import TOY
-from ltx_jax.checkpoints.safetensors import SafetensorsFile, Tensors
+from ltx_jax.checkpoints.safetensors import SafetensorsFile, Tensors, checksum
 from ltx_jax.checkpoints.tables import official_tensors
 from ltx_jax.checkpoints.writer import stream_safetensors
 from ltx_jax.errors import UserError
-from ltx_jax.parts import configs_to_official
+from ltx_jax.parts import configs_from_official, configs_to_official
 from ltx_jax.releases import release
 
 ROOT = Path(__file__).parents[2]
@@ -149,3 +153,74 @@ def test_full_size_headers_are_read_at_once(tmp_path):
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
         print(f"{arguments[0]}: {time.time() - begun:.1f} s")
         assert done.returncode == 0 and words in done.stdout, done.stderr[-2000:] + done.stdout[-2000:]
+
+
+class Drawn(Tensors):
+    """Random bits for every tensor of a model's file, made when they are asked for."""
+
+    def __init__(self, shapes, path):
+        self.shapes, self.path = shapes, path
+
+    def __iter__(self):
+        return iter(self.shapes)
+
+    def __len__(self):
+        return len(self.shapes)
+
+    def shape(self, name):
+        return self.shapes[name]
+
+    def dtype(self, name):
+        return np.dtype(np.float32 if "scale_shift_table" in name else ml_dtypes.bfloat16)
+
+    def read(self, name, rows=None):
+        rng, dtype = np.random.default_rng(zlib.crc32(name.encode())), self.dtype(name)
+        return rng.integers(0, 256, self.nbytes(name), np.uint8).view(dtype).reshape(self.shape(name))
+
+
+CHAIN = """
+import json, resource, sys
+from pathlib import Path
+from ltx_jax.checkpoints import convert
+
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+at, folder = convert.Model.open(sys.argv[1]), Path(sys.argv[2])
+before = peak()
+for i, layout in enumerate((*convert.LAYOUTS, "official")):
+    outputs = convert.plan(at, layout)
+    convert.write(outputs, folder / str(i), at.origin, lambda size: None, manifest=False)
+    convert.verify(outputs, folder / str(i), lambda size: None)
+    at = convert.Model.open(str(folder / str(i)))
+largest = max(source.nbytes(name) for source in at.catalog.sources() for name in source)
+print(json.dumps({"beyond": peak() - before, "largest": largest, "allowed": 2 * largest + (256 << 20)}))
+"""
+GIGABYTES = 4
+
+
+@pytest.mark.slow
+def test_a_large_model_round_trips_in_little_memory(tmp_path):
+    """Toy networks with a wide transformer, some gigabytes: through every layout and back, bit for bit."""
+    toy = release("toy")
+    heads = {"attention_head_dim": 512, "cross_attention_dim": 2048, "audio_attention_head_dim": 256}
+    wide = {**heads, "audio_cross_attention_dim": 1024, "num_layers": max(1, round(GIGABYTES * 4.4))}
+    wide |= {"audio_connector_attention_head_dim": 256, "connector_attention_head_dim": 512}
+    blocks = configs_to_official(toy)
+    blocks["transformer"] |= wide
+    model = dataclasses.replace(toy, **configs_from_official(blocks, toy.text))
+    first = tmp_path / "first"
+    shutil.copytree(TOY / "text_encoder", first / "text_encoder")
+    shapes = {t.name: t.shape for t in official_tensors(model) if t.file == "model"}
+    own = SafetensorsFile(TOY / "model.safetensors").metadata | {"config": json.dumps(blocks)}
+    stream_safetensors(first / "model.safetensors", Drawn(shapes, first), own, lambda size: None)
+    size = (first / "model.safetensors").stat().st_size
+    command = [sys.executable, "-c", CHAIN, str(first), str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=3000)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    print(size, found)
+    assert found["beyond"] < found["allowed"] and size > GIGABYTES * 0.9e9
+    again = SafetensorsFile(tmp_path / "3/model.safetensors")
+    assert again.metadata == own and again.keys() == shapes.keys()
+    whole = Drawn(shapes, first)
+    assert all(checksum(again.read(name)) == checksum(whole.read(name)) for name in again)
