@@ -2,12 +2,15 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import jax
 
 from ltx_jax.bundle import abstract_parts, make_networks
+from ltx_jax.models.text.duration import DurationConfig
+from ltx_jax.models.upsampler import UpsamplerConfig
+from ltx_jax.models.video_vae.config import VideoVAEConfig
 from ltx_jax.names import official_shapes
 from ltx_jax.names.connectors import FEATURES_PREFIX
 from ltx_jax.names.towers import tower_shapes
@@ -55,8 +58,18 @@ def official_tensors(release: Release) -> Iterator[Tensor]:
         if part.name == "text":
             yield from (Tensor(part.file, "towers", *entry) for entry in tower_shapes(release.text).items())
     for companions in COMPANIONS.get(release.name, ()):
-        with_them = dataclasses.replace(release, **companions)
+        with_them = dataclasses.replace(release, **_fitting(release, companions))
         yield from (t for part in parts_of(with_them) if part.config in companions for t in _tensors(with_them, part))
+
+
+def _fitting(release: Release, companions: Mapping[str, Any]) -> dict[str, Any]:
+    """Companions of a release whose widths a config may have changed: they take its own."""
+    widths = {
+        UpsamplerConfig: {"in_channels": release.video_vae.latent_channels},
+        DurationConfig: {"video_width": release.connectors.video.width, "audio_width": release.connectors.audio.width},
+        VideoVAEConfig: {"latent_channels": release.video_vae.latent_channels},
+    }
+    return {name: dataclasses.replace(config, **widths[type(config)]) for name, config in companions.items()}
 
 
 def _tensors(release: Release, part: Part) -> Iterator[Tensor]:
