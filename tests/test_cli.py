@@ -63,6 +63,10 @@ SAMPLE = [
     (["--prompt=x", "--config.mesh.fsdp=7"], "does not divide"),
     (["--prompt=x", "--config=configs/ltx2_19b.py"], "is not that of"),
     (["--prompt=x", "--num_frams=9"], "did you mean"),
+    (["--prompt=x", "--auto-duration", "2", "10"], "no duration head"),
+    (["--prompt=x", "--auto_duration", "2"], "takes 2 numbers"),
+    (["--prompt=x", "--enhance-prompt"], "no chat model"),
+    (["--prompt=x", "--prompt-enhancer-gemma-root", "nowhere"], "No text encoder in 'nowhere'"),
     (["--prompts_file=empty.txt"], "empty"),
     ([], "no prompt"),
 ]

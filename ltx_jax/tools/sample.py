@@ -56,8 +56,8 @@ def _sample() -> None:
         check_same_model(experiment.model, model.bundle.release, model.sampler.origin["checkpoint"])
     request = request.resolve(model.bundle.release)
     outputs = check_outputs(FLAGS.output, len(request.clips), FLAGS.contact_sheet)
-    say(request.to_json())
     clips = model.sampler.clips(request, progress=FLAGS.progress and is_first())
+    say(request.to_json())
     stills = []
     for clip, path in zip(save_all(clips, outputs, write=is_first()), outputs, strict=True):
         if is_first():
