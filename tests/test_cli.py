@@ -66,7 +66,7 @@ SAMPLE = [
     (["--prompt=x", "--auto-duration", "2", "10"], "no duration head"),
     (["--prompt=x", "--auto_duration", "2"], "takes 2 numbers"),
     (["--prompt=x", "--enhance-prompt"], "no chat model"),
-    (["--prompt=x", "--prompt-enhancer-gemma-root", "nowhere"], "No text encoder in 'nowhere'"),
+    (["--prompt=x", "--prompt-enhancer-gemma-root", "nowhere"], "--prompt_enhancer takes"),
     (["--prompts_file=empty.txt"], "empty"),
     ([], "no prompt"),
 ]
