@@ -38,6 +38,8 @@ def host_batch(release, objective, rng):
             return np.arange(x.shape[0]) % 3 != 0
         if name == "text_ids":
             return rng.integers(3, 500, x.shape).astype(np.int32)
+        if name == "keyframes":
+            return rng.integers(0, SHAPE.frames, x.shape).astype(np.int32)
         return rng.normal(size=x.shape).astype(np.float32)
 
     return {k: fill(k, x) for k, x in shapes.items()}, {k: fill(k, x) for k, x in empty.items()}
