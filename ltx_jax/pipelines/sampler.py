@@ -180,9 +180,13 @@ class Sampler:
 
     def _batch_size(self, shape: VideoShape, clips: int) -> int:
         frames, rows, columns = latent_shape(shape, self.bundle.release.video_vae.scale_factors)
-        shards = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
-        fitting = TOKENS * shards // (frames * rows * columns)
-        return min(clips, max(shards, min(BATCH, fitting)))
+        fitting = TOKENS * self._shards // (frames * rows * columns)
+        return min(clips, max(self._shards, min(BATCH, fitting)))
+
+    @property
+    def _shards(self) -> int:
+        """Devices that hold clips of their own."""
+        return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
 
     def _batch(
         self, request: Request, stages: tuple[Stage, ...], clips: Sequence[tuple[str, int]], size: int, bar: tqdm
@@ -272,8 +276,14 @@ class Sampler:
         vae = self.bundle.release.video_vae
         grid, tiling = latent_shape(shape, vae.scale_factors), tiling_of(shape, vae)
         if tiling is None:
-            decode = self._placed.load(codec.make_decode_video_program, codec.VIDEO_DECODER, grid, like(video))
-            return list(np.asarray(decode(video, keys))), sounds
+            # A diffusion decoder takes much memory for a clip, so each device decodes one at a time.
+            size = len(video) if vae.diffusion is None else min(len(video), self._shards)
+            films: list[np.ndarray] = []
+            for i in range(0, len(video), size):
+                part = video[i : i + size]
+                decode = self._placed.load(codec.make_decode_video_program, codec.VIDEO_DECODER, grid, like(part))
+                films += list(np.asarray(decode(part, keys[i : i + size])))
+            return films, sounds
         count = grid[0] * grid[1] * grid[2]
         latents = [np.asarray(unpatchify_video(video[i : i + 1, :count], *grid)) for i in range(clips)]
         placed = self._placed.weights(codec.VIDEO_DECODER)  # those of now, whatever is in use when the clip is decoded
