@@ -190,14 +190,18 @@ def _diffusers(model: Model) -> Iterator[Output]:
 
 
 def write(outputs: Sequence[Output], folder: Path, origin: str, progress: Callable[[int], Any], manifest: bool) -> None:
-    """Write what is planned below `folder`; files that are there and whole are kept, one that was begun is gone on
-    with. manifest: leave checksums beside each."""
+    """Write what is planned below `folder`. manifest: leave checksums beside each file.
+
+    What a stopped call has written is kept, and a file that it began is gone on with.
+    """
+    marks = []
     for output in outputs:
         path = folder / output.path
         if output.tensors is None:
             write_bytes(path, output.content)
             continue
         done = path.with_name(f".{path.name}.from.json")
+        marks.append(done)
         mark = {"origin": origin, "names": sorted(output.tensors)}
         if path.is_file() and done.is_file() and json.loads(done.read_text()) == mark:
             progress(output.nbytes)
@@ -206,6 +210,8 @@ def write(outputs: Sequence[Output], folder: Path, origin: str, progress: Callab
             write_json(done, mark)
         if manifest:
             write_manifest(path, SafetensorsFile(path), lambda size: None)
+    for left in marks:
+        left.unlink()
 
 
 def verify(outputs: Sequence[Output], folder: Path, progress: Callable[[int], Any]) -> int:
