@@ -36,7 +36,7 @@ FEW = FEW_DIT | {
 UPSAMPLER = "config.training.upsampler."
 FEW64 = FEW | {
     UPSAMPLER + "steps": 2, UPSAMPLER + "batch_size": 2, UPSAMPLER + WARMUP: 1,
-    "config.data.width": 32, "config.data.height": 32, "config.data.frames": 9, "config.data.size": 16,
+    "config.data.width": 64, "config.data.height": 64, "config.data.frames": 9, "config.data.size": 16,
 }  # fmt: skip
 MODEL = "model/model.safetensors"
 CUDA, TPU = "jax_cuda12_plugin", "libtpu"
