@@ -6,6 +6,7 @@ W + B A. In our trees it is the collection `lora`, which has the paths of `param
 """
 
 import dataclasses
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +18,7 @@ import numpy as np
 from ltx_jax.bundle import Bundle
 from ltx_jax.checkpoints.lora_files import Adapter, Pair, adapter_pairs, listed, load_lora
 from ltx_jax.checkpoints.safetensors import write_safetensors
-from ltx_jax.errors import UserError, require
+from ltx_jax.errors import require
 from ltx_jax.names import Name
 from ltx_jax.names.dit import TRANSFORMER_PREFIX
 from ltx_jax.parallel.multihost import say
@@ -185,9 +186,11 @@ def parse_lora(text: str) -> tuple[str, float]:
     if found is None or os.path.exists(text):
         return text, 1.0
     try:
-        return found[1], float(found[2])
+        strength = float(found[2])
     except ValueError:
-        raise UserError(f"--lora takes a path and a strength, as in FILE:0.8, not '{text}'.") from None
+        strength = math.nan
+    require(math.isfinite(strength), f"--lora takes a path and a strength, as in FILE:0.8, not '{text}'.")
+    return found[1], strength
 
 
 def apply_loras(bundle: Bundle, loras: Sequence[tuple[str, float]]) -> Bundle:

@@ -4,12 +4,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from ltx_jax import codec
 from ltx_jax.bundle import Networks
 from ltx_jax.diffusion.geometry import VideoShape, latent_shape
+from ltx_jax.errors import require
 from ltx_jax.models import tiling
 from ltx_jax.models.tiling import CellTile, Tile, Tiling, long_side_tiling
 from ltx_jax.models.video_vae.config import VideoVAEConfig
@@ -23,6 +25,24 @@ WHOLE = (80, 768)  # frames and pixels of the longer side up to which clips are 
 USABLE, VALUES = 7 << 30, 9
 
 Run = Callable[..., Any]  # (make a program, *its arguments, inputs=...) -> what it makes of them
+
+
+@jax.jit  # once for all calls: a second clip of a shape compiles nothing
+def _all_finite(x: jax.Array) -> jax.Array:
+    return jnp.isfinite(x).all()
+
+
+def check_finite(latents: Any, sounds: np.ndarray) -> None:
+    """Raise UserError for a sampled batch that is not made of numbers, which would become a black clip.
+
+    latents: (B, T, C) without padding; sounds: (B, 2, samples).
+    """
+    finite = bool(_all_finite(latents)) and bool(np.isfinite(sounds).all())
+    require(
+        finite,
+        "The sampled clip contains NaN or infinite values and is not written: the weights of the checkpoint or of a "
+        "LoRA are damaged, or a strength or guidance scale is far too large.",
+    )
 
 
 def tiling_of(shape: VideoShape, vae: VideoVAEConfig) -> Tiling | None:

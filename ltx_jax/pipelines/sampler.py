@@ -7,6 +7,7 @@ placed. Noise belongs to a clip's number alone: batch size, mesh and the other c
 import dataclasses
 import functools
 import itertools
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -31,7 +32,7 @@ from ltx_jax.parallel.mesh import compute_dtype, make_mesh
 from ltx_jax.parallel.multihost import say
 from ltx_jax.pipelines import programs
 from ltx_jax.pipelines.clip import Clip
-from ltx_jax.pipelines.decoding import decode_pieces, tiling_of
+from ltx_jax.pipelines.decoding import check_finite, decode_pieces, tiling_of
 from ltx_jax.pipelines.enhance import Enhancer
 from ltx_jax.pipelines.request import Request
 from ltx_jax.pipelines.states import begin, empty_audio, empty_video, make_state
@@ -75,11 +76,14 @@ def open_model(
     """
     mesh, files = make_mesh() if mesh is None else mesh, {k: v for k, v in (files or {}).items() if v is not None}
     checkpoint = checkpoint or (None if "transformer" in files else "toy")
+    adapters = [parse_lora(text) for text in loras]  # before weights are read, which takes minutes for a large model
+    for path, _ in adapters:
+        require(os.path.isfile(path), f"There is no LoRA file '{path}'.")
     dtype = compute_dtype(mesh, dtype)
     stored = dtype if mesh.devices.flat[0].platform == "cpu" else None
     bundle = load_bundle(checkpoint, text_encoder, stored, files=files)
     chat = None if prompt_enhancer is None else load_text_model(prompt_enhancer, bundle.release, stored)
-    bundle = apply_loras(bundle, [parse_lora(text) for text in loras])
+    bundle = apply_loras(bundle, adapters)
     origin = {"checkpoint": str(checkpoint or files["transformer"]), "lora": list(loras)}
     return Model(Sampler(bundle, mesh, dtype, origin, chat))
 
@@ -275,6 +279,7 @@ class Sampler:
         sounds = np.asarray(decode(audio))
         vae = self.bundle.release.video_vae
         grid, tiling = latent_shape(shape, vae.scale_factors), tiling_of(shape, vae)
+        check_finite(video[:, : grid[0] * grid[1] * grid[2]], sounds)
         if tiling is None:
             # A diffusion decoder takes much memory for a clip, so each device decodes one at a time.
             size = len(video) if vae.diffusion is None else min(len(video), self._shards)

@@ -68,6 +68,8 @@ def _prepare() -> None:
     for name in ("input", "output"):
         if not FLAGS[name].value:
             raise UserError(f"Say where the videos are and where the shards go: --{name} is missing.")
+    if not Path(FLAGS.input).exists():  # before the weights are read
+        raise UserError(f"There is no folder or list '{FLAGS.input}'.")
     experiment = Experiment.from_config(FLAGS.config)
     encoders = EncoderSpec(
         FLAGS.checkpoint or str(TOY), FLAGS.text_encoder, FLAGS.batch, FLAGS.dtype, experiment.mesh, FLAGS.stored,

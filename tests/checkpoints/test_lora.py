@@ -81,5 +81,6 @@ def test_strengths_on_the_command_line(tmp_path):
     assert lora.parse_lora("a/b.safetensors,-1") == ("a/b.safetensors", -1.0)
     (tmp_path / "odd:1").touch()
     assert lora.parse_lora(str(tmp_path / "odd:1")) == (str(tmp_path / "odd:1"), 1.0)
-    with pytest.raises(UserError, match="takes a path"):
-        lora.parse_lora("file:strong")
+    for text in ("file:strong", "file:nan", "file,inf"):
+        with pytest.raises(UserError, match="takes a path"):
+            lora.parse_lora(text)

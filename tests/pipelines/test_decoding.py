@@ -97,3 +97,13 @@ def test_automatic_tiles():
     assert 128 * 128 * (width[0] // 4) * 4096 <= 8 << 30
     with pytest.raises(UserError, match="80 x 320 x 320"):
         automatic_tiling(RELEASED, (121, 512, 768), 1 << 30, 4096)
+
+
+def test_a_clip_that_is_no_number_is_refused():
+    latents, sounds = np.zeros((1, 4, 3), np.float32), np.zeros((1, 2, 8), np.float32)
+    decoding.check_finite(latents, sounds)
+    for broken in (latents, sounds):
+        broken[0, 1, 2] = np.nan
+        with pytest.raises(UserError, match="NaN"):
+            decoding.check_finite(latents, sounds)
+        broken[0, 1, 2] = 0
