@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 def run(script: str, *arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     environment.pop("XLA_FLAGS", None)
-    command = [sys.executable, str(ROOT / script), *arguments]
+    command = [sys.executable, script if script == "-m" else str(ROOT / script), *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=120)
 
 
@@ -143,6 +143,6 @@ PLAN = [
 
 @pytest.mark.parametrize(("arguments", "words"), PLAN, ids=lambda x: " ".join(x) if isinstance(x, list) else "")
 def test_plan_refuses_with_one_sentence(arguments, words):
-    result = run("ltx_jax/tools/plan.py", *arguments)
+    result = run("-m", "ltx_jax.tools.plan", *arguments)
     assert result.returncode == 2 and words in result.stderr, result.stderr
     assert "Traceback" not in result.stderr and result.stdout == ""

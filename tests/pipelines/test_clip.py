@@ -34,6 +34,7 @@ def test_the_file_has_both_codecs_and_all_that_made_it(tmp_path):
     config = json.loads(metadata["config"])
     assert config["steps"] == 4 and config["schedule_tokens"] == 80 and config["sample"] == 7
     apart = {"prompts", "seed", "num_samples"}  # these stand beside the config, or in the clip's number
+    apart |= {"enhance_prompt", "enhance_instructions"}  # the prompt that they made stands there
     assert set(config) == {f.name for f in FIELDS} - apart | {"model", "sample"}
     head = path.read_bytes()
     assert head.index(b"moov") < head.index(b"mdat")  # ready to stream

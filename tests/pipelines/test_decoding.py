@@ -61,6 +61,7 @@ def test_tiles_of_a_network_that_sees_one_cell_are_the_whole(tiling):
     assert np.abs(other - np.concatenate(pieces)).mean() > 0.1
 
 
+@pytest.mark.slow
 def test_a_model_with_a_diffusion_decoder_samples_with_it(monkeypatch):
     changed, decoder, mesh = _toy_with(dataclasses.replace(SMALL, stage5_kernel=(3, 3, 3)))
     toy = ltx_jax.load("toy").bundle

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import ltx_jax
 from ltx_jax.pipelines import programs
@@ -16,6 +17,7 @@ from tiny import save_tiny_model, tiny_release
 SETTINGS = {"seed": 3, "steps": 2, "cfg": 2.0, "num_frames": 5, "width": 16, "height": 16}
 
 
+@pytest.mark.slow
 def test_a_clip_does_not_depend_on_when_its_text_is_read(tmp_path, monkeypatch):
     release = tiny_release()
     static = dataclasses.replace(release.transformer, cross_attention_adaln=False)

@@ -131,7 +131,13 @@ def model(tmp_path_factory):
     return save_tiny_model(tmp_path_factory.mktemp("model"))
 
 
-@pytest.mark.parametrize("name, part", [("video_vae", "video_discriminator"), ("audio_vae", "wave_discriminator")])
+@pytest.mark.parametrize(
+    "name, part",
+    [
+        ("video_vae", "video_discriminator"),
+        pytest.param("audio_vae", "wave_discriminator", marks=pytest.mark.slow),
+    ],
+)
 def test_both_groups_learn_and_resume_bit_for_bit_and_the_model_keeps_one(tmp_path, monkeypatch, model, name, part):
     """Two optimizers in one step and in the checkpoint: two steps and two more are four; the weights lack one group."""
     for kind, less in (("VideoDiscriminator", {"levels": 1}), ("WaveDiscriminator", LESS)):  # less to compile

@@ -16,7 +16,7 @@ from ltx_jax.models.dit import block
     [
         pytest.param((1, 2, 2, 2), "ring", marks=pytest.mark.slow),
         pytest.param((2, 2, 2, 1), "ring", marks=pytest.mark.slow),
-        ((2, 2, 2, 1), "ulysses"),
+        pytest.param((2, 2, 2, 1), "ulysses", marks=pytest.mark.slow),
     ],
     ids=str,
 )

@@ -74,6 +74,7 @@ def test_encoders_spread_over_a_mesh_say_the_same(model):
             np.testing.assert_allclose(unpack(a)[0][name].astype(float), expected.astype(float), atol=2e-2)
 
 
+@pytest.mark.slow
 def test_large_pictures_are_encoded_in_tiles(model):
     """Tiles of 32 pixels overlap by one cell of 8, which is the mean of both."""
     rng = np.random.default_rng(0)
