@@ -88,7 +88,7 @@ def _grouped(model: Model, home: Callable[[str, str], str]) -> dict[str, dict[st
     for source in model.catalog.sources():
         for name in source:
             part = part_of(name) or next((p for p in OPTIONAL if _holds(model, p, source)), "text")
-            if part in model.catalog.parts and model.catalog.parts[part].tensors is source and name != TOKENIZER:
+            if _holds(model, part, source) and name != TOKENIZER:
                 found.setdefault(home(part, name), {})[name] = (source, name)
     return found
 

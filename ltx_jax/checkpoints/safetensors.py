@@ -12,7 +12,7 @@ import math
 import os
 import struct
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,12 @@ Rows = tuple[int, int]
 
 
 class Tensors(Mapping[str, np.ndarray]):
-    """Arrays by name, each read when it is asked for; shapes and dtypes are known before. metadata: strings by name."""
+    """Arrays by name, each read when it is asked for; shapes and dtypes are known before.
 
+    held: the names, in order and quick to look up. metadata: strings by name.
+    """
+
+    held: Collection[str] = ()
     metadata: Mapping[str, str] = {}
     path: Path  # of the file, or of the folder, for messages
 
@@ -56,6 +60,15 @@ class Tensors(Mapping[str, np.ndarray]):
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self.read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.held)
+
+    def __len__(self) -> int:
+        return len(self.held)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.held  # Mapping's own would read it
 
     def nbytes(self, name: str) -> int:
         """Bytes of a tensor."""
@@ -83,18 +96,9 @@ class SafetensorsFile(Tensors):
         header, self._start = _read_header(self.path)
         metadata = header.pop("__metadata__", None)
         self.metadata = metadata if isinstance(metadata, dict) else {}
-        self._entries = header
+        self.held = self._entries = header
         self._sums = read_manifest(self.path)
         _check_entries(self.path, self._entries, self._start)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._entries
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor without reading it."""

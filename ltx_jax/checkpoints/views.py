@@ -1,7 +1,7 @@
 """Tensors of files seen otherwise: several files as one, under other names, in another type, scaled back."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import ml_dtypes
@@ -18,6 +18,7 @@ class Joined(Tensors):
 
     def __init__(self, path: Path, files: Sequence[Tensors]):
         self.path, self.metadata, self._where = path, {}, {}
+        self.held = self._where
         for file in files:
             self.metadata = {**file.metadata, **self.metadata}
             for name in file:
@@ -27,15 +28,6 @@ class Joined(Tensors):
                         "model; keep one of them in the folder."
                     )
                 self._where[name] = file
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._where)
-
-    def __len__(self) -> int:
-        return len(self._where)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._where
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor without reading it."""
@@ -55,15 +47,7 @@ class View(Tensors):
 
     def __init__(self, base: Tensors):
         self.base, self.path, self.metadata = base, base.path, base.metadata
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.base)
-
-    def __len__(self) -> int:
-        return len(self.base)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.base
+        self.held = base
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor without reading it."""
@@ -100,16 +84,7 @@ class Renamed(View):
 
     def __init__(self, base: Tensors, table: Mapping[str, Sequence[Piece]]):
         super().__init__(base)
-        self._table = table
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._table)
-
-    def __len__(self) -> int:
-        return len(self._table)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._table
+        self.held = self._table = table
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor without reading it."""
@@ -160,17 +135,7 @@ class Dequantised(View):
     def __init__(self, base: Tensors):
         super().__init__(base)
         check_quantisation(base)
-        self._names = [name for name in base if not _COMPANIONS.search(name)]
-        self._known = set(self._names)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._known
+        self.held = dict.fromkeys(name for name in base if not _COMPANIONS.search(name))
 
     def dtype(self, name: str) -> np.dtype:
         """Type of a tensor without reading it."""

@@ -58,9 +58,7 @@ class Gemma3Config:
     @property
     def global_layers(self) -> tuple[bool, ...]:
         """For each layer, whether it sees the whole past (True) or a sliding window (False)."""
-        if self.layer_types:
-            return tuple(kind == GLOBAL for kind in self.layer_types)
-        return tuple((i + 1) % self.sliding_window_pattern == 0 for i in range(self.num_hidden_layers))
+        return _global_layers(self, self.sliding_window_pattern)
 
     @classmethod
     def from_official(cls, text_config: Mapping[str, Any]) -> "Gemma3Config":
@@ -125,9 +123,7 @@ class Gemma4Config:
     @property
     def global_layers(self) -> tuple[bool, ...]:
         """For each layer, whether it sees the whole past (True) or a sliding window (False)."""
-        if self.layer_types:
-            return tuple(kind == GLOBAL for kind in self.layer_types)
-        return tuple((i + 1) % 6 == 0 for i in range(self.num_hidden_layers))
+        return _global_layers(self, 6)
 
     @property
     def period(self) -> int:
@@ -189,6 +185,13 @@ def text_config(official: Mapping[str, Any]) -> TextConfig:
     fields = official.get("text_config") or official
     kind = str(fields.get("model_type") or official.get("model_type") or "gemma3_text")
     return (Gemma4Config if kind.startswith("gemma4") else Gemma3Config).from_official(fields)
+
+
+def _global_layers(config: TextConfig, every: int) -> tuple[bool, ...]:
+    """Whether each layer is global: as `layer_types` says, or every so many-th."""
+    if config.layer_types:
+        return tuple(kind == GLOBAL for kind in config.layer_types)
+    return tuple((i + 1) % every == 0 for i in range(config.num_hidden_layers))
 
 
 def _check(config: TextConfig, name: str, widths: set[int], groups: set[int]) -> None:
