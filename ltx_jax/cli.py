@@ -1,7 +1,7 @@
 """What absl does not do: dashed and official spellings, flags with several values, mistakes as one sentence.
 
 An entry point defines its absl flags, then calls `run(main)`. Exit codes: 0 done (also `--help`), 2 a mistake of the
-user (one sentence on stderr, no traceback unless `--debug`), 130 interrupted.
+user (one sentence on stderr, no traceback unless `--debug`), 130 interrupted, 141 the reader of the output is gone.
 """
 
 import difflib
@@ -62,6 +62,9 @@ def normalise(argv: Sequence[str]) -> list[str]:
             if values:  # alone it is a switch: the planner's --lora
                 equals, value = "=", ",".join(values)
         if name.startswith("config") and not equals and arguments:
+            equals, value = "=", arguments.pop(0)
+        if not equals and name in FLAGS and not FLAGS[name].boolean:  # absl would take the next flag for the value
+            require(bool(arguments) and not arguments[0].startswith("--"), f"--{name} needs a value.")
             equals, value = "=", arguments.pop(0)
         result.append(f"--{name}{equals}{value}")
     # config_flags wants the file before its overrides
@@ -166,10 +169,11 @@ _given: list[str] = []
 
 def run(main: Callable[[], None], description: str, argv: Sequence[str] | None = None) -> None:
     """Parse the flags, run `main`, and exit with the right code; never shows a traceback for a user's mistake."""
-    arguments = normalise(sys.argv if argv is None else argv)
+    arguments = list(sys.argv if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of other bytes, as stderr shows them
     try:
+        arguments = normalise(arguments)
         if any(a in ("--help", "-h", "--helpfull", "--helpshort") for a in arguments[1:]):
             print(_help(description, arguments[0]))
             sys.exit(0)
@@ -184,6 +188,9 @@ def run(main: Callable[[], None], description: str, argv: Sequence[str] | None =
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # whoever read the output has seen enough, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
+        sys.exit(141)
 
 
 def _parse(arguments: list[str]) -> None:
@@ -233,6 +240,8 @@ def _sentence(text: str) -> str:
         return "The config file fails: " + text.strip().splitlines()[-1].strip().removeprefix(
             "ltx_jax.errors.UserError: "
         )
+    if found := re.match(r"flag (--[\w.]+)=(.*): (?:invalid literal for int|could not convert string to float)", text):
+        return f"{found[1]} takes a number, not '{found[2]}'."
     first = next((line.strip().strip('"') for line in text.splitlines() if line.strip()), "unreadable arguments")
     return first if first.endswith((".", "?")) else first + "."
 

@@ -68,6 +68,10 @@ SAMPLE = [
     (["--prompt=x", "--enhance-prompt"], "no chat model"),
     (["--prompt=x", "--prompt-enhancer-gemma-root", "nowhere"], "--prompt_enhancer takes"),
     (["--prompts_file=empty.txt"], "empty"),
+    (["--prompt=x", "--prompts_file=empty.txt"], "not both"),
+    (["--prompt=x", "--auto_duration", "--output=a.mp4"], "--auto_duration needs a value"),
+    (["--prompt=x", "--config.mesh.fsdp=abc"], "takes a number"),
+    (["--prompt=x", "--lora=configs"], "is a folder"),
     ([], "no prompt"),
 ]
 
@@ -81,6 +85,18 @@ def test_sample_refuses_with_one_sentence(arguments, words, tmp_path):
     assert result.returncode == 2, result.stderr
     assert words in result.stderr
     assert "Traceback" not in result.stderr and len(result.stderr.strip().splitlines()) <= 3
+
+
+def test_a_tool_run_by_its_path_finds_the_standard_library():
+    result = run("ltx_jax/tools/inspect.py", "ltx_jax/assets/toy")
+    assert result.returncode == 0 and "10,221,449 parameters" in result.stdout, result.stderr
+    assert run("ltx_jax/tools/plan.py", "--help").returncode == 0
+
+
+def test_a_reader_that_leaves_gets_no_traceback():
+    command = f"{sys.executable} -m ltx_jax.tools.inspect --config=configs/ltx2_5_22b.py --names | head -n 1"
+    result = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert result.stdout.count("\n") == 1 and not result.stderr
 
 
 def test_damaged_checkpoints_are_refused(tmp_path):

@@ -125,7 +125,11 @@ def open_sources(path: Path, component: str = "") -> list[Tensors]:
     """
     if path.is_dir():
         found = list(_in_folder(_root(path)))
-        require(bool(found), f"The folder '{path}' holds no finished model ({MODEL_FILE}); is its training done?")
+        require(
+            bool(found),
+            f"The folder '{path}' holds no finished model: no .safetensors file lies in it. Is its training or its "
+            "download done?",
+        )
         return found
     require(path.exists(), f"There is no checkpoint '{path}'.")
     if path.name.endswith(INDEX):

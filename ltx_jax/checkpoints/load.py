@@ -70,8 +70,8 @@ def load_text_model(path: Path_, release: Release, dtype: Any = None) -> Bundle:
         catalog = find_parts(None, {"text_encoder": path})
         config, assets = text_files(catalog)
     except UserError as error:
-        needed = "a folder of config.json, tokenizer.json and weights is what --prompt_enhancer takes"
-        raise UserError(f"{needed}: {error}") from None
+        needed = "--prompt_enhancer takes a folder of config.json, tokenizer.json and weights"
+        raise UserError(f"{needed}. {error}") from None
     text = text_config(config) if config is not None else inferred("text", catalog)
     found = dataclasses.replace(release, name=str(path), text=text)
     part = find_part(found, "text")

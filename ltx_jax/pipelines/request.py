@@ -17,6 +17,7 @@ from ltx_jax.parallel.multihost import say
 from ltx_jax.releases import Release
 
 LONGEST = 600.0  # seconds of a clip; beyond lies a wrong fps
+FASTEST = 1000.0  # frames per second; beyond lies a slip of the finger
 SEEDS = 2**64
 
 
@@ -69,7 +70,15 @@ class Request:
         require(self.num_samples >= 1, f"num_samples is {self.num_samples}, but must be at least 1.")
         require(self.seed is None or 0 <= self.seed < SEEDS, f"The seed is {self.seed}, but must lie in 0..2^64 - 1.")
         require(self.steps is None or self.steps >= 1, f"steps is {self.steps}, but must be at least 1.")
-        require(self.fps is None or self.fps > 0, f"fps is {self.fps}, but must be above 0.")
+        require(self.fps is None or 0 < self.fps <= FASTEST, f"fps is {self.fps}, but must lie in 0..{FASTEST:g}.")
+        require(self.rescale is None or self.rescale <= 1, f"rescale is {self.rescale}, but must lie in 0..1.")
+        require(
+            self.schedule is None or self.schedule in SCHEDULES,
+            f"There is no schedule '{self.schedule}'; choose one of {', '.join(SCHEDULES)}.",
+        )
+        for name, partner in (("image_strength", "image"), ("enhance_instructions", "enhance_prompt")):
+            changed = getattr(self, name) != next(f.default for f in FIELDS if f.name == name)
+            require(not changed or bool(getattr(self, partner)), f"{name} does nothing without {partner}: give both.")
         require(0 <= self.image_strength <= 1, f"The image strength is {self.image_strength}, but must lie in 0..1.")
         shortest, longest = self.auto_duration or (1.0, 1.0)
         require(
@@ -94,10 +103,6 @@ class Request:
             filled["audio_cfg"] = self.cfg  # one scale given: both streams follow it
         request = dataclasses.replace(self, **filled)
         _check_text(request, release)
-        require(
-            request.schedule in SCHEDULES,
-            f"There is no schedule '{request.schedule}'; choose one of {', '.join(SCHEDULES)}.",
-        )
         _check_size(request, release)
         if request.image is not None:  # read here, so that a bad picture is refused before anything is compiled
             assert request.height and request.width

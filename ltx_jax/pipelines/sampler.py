@@ -78,6 +78,7 @@ def open_model(
     checkpoint = checkpoint or (None if "transformer" in files else "toy")
     adapters = [parse_lora(text) for text in loras]  # before weights are read, which takes minutes for a large model
     for path, _ in adapters:
+        require(not os.path.isdir(path), f"'{path}' is a folder; --lora takes a .safetensors file in it.")
         require(os.path.isfile(path), f"There is no LoRA file '{path}'.")
     dtype = compute_dtype(mesh, dtype)
     stored = dtype if mesh.devices.flat[0].platform == "cpu" else None

@@ -58,7 +58,7 @@ def main() -> None:
 def _prepare() -> None:
     # Imported here, since worker processes import this module again and need none of it.
     from ltx_jax.checkpoints.load import TOY
-    from ltx_jax.data.buckets import checked_buckets
+    from ltx_jax.data.buckets import checked_buckets, parse_buckets
     from ltx_jax.data.preparation.clips import ClipRules
     from ltx_jax.data.preparation.encode import EncoderSpec, model_identity
     from ltx_jax.data.preparation.engines import open_engine
@@ -71,6 +71,9 @@ def _prepare() -> None:
     if not Path(FLAGS.input).exists():  # before the weights are read
         raise UserError(f"There is no folder or list '{FLAGS.input}'.")
     experiment = Experiment.from_config(FLAGS.config)
+    data = experiment.data
+    names = FLAGS.resolutions or [f"{data.width}x{data.height}x{data.frames}"]
+    parse_buckets(names, data.fps)
     encoders = EncoderSpec(
         FLAGS.checkpoint or str(TOY), FLAGS.text_encoder, FLAGS.batch, FLAGS.dtype, experiment.mesh, FLAGS.stored,
         FLAGS.tile,
@@ -78,8 +81,6 @@ def _prepare() -> None:
     model = encoders.bundle()
     if cli.given("config"):
         check_same_model(experiment.model, model.release, encoders.checkpoint)
-    data = experiment.data
-    names = FLAGS.resolutions or [f"{data.width}x{data.height}x{data.frames}"]
     rules = ClipRules(
         checked_buckets(names, data.fps, model.release.video_vae.scale_factors),
         model.release.audio_vae.sampling_rate, FLAGS.scenes, FLAGS.threshold, FLAGS.clips_per_scene,

@@ -10,7 +10,7 @@ import os
 from absl import flags
 
 from ltx_jax import cli
-from ltx_jax.errors import UserError
+from ltx_jax.errors import UserError, require
 from ltx_jax.experiment import Experiment, check_same_model
 from ltx_jax.media.images import contact_sheet
 from ltx_jax.parallel.mesh import make_mesh
@@ -46,6 +46,7 @@ def main() -> None:
 def _sample() -> None:
     cli.join_cluster()
     request = Request(**_settings())
+    outputs = check_outputs(FLAGS.output, len(request.clips), FLAGS.contact_sheet)
     experiment = Experiment.from_config(FLAGS.config)
     mesh = make_mesh(experiment.mesh)
     model = open_model(
@@ -55,7 +56,6 @@ def _sample() -> None:
     if cli.given("config"):
         check_same_model(experiment.model, model.bundle.release, model.sampler.origin["checkpoint"])
     request = request.resolve(model.bundle.release)
-    outputs = check_outputs(FLAGS.output, len(request.clips), FLAGS.contact_sheet)
     clips = model.sampler.clips(request, progress=FLAGS.progress and is_first())
     say(request.to_json())
     stills = []
@@ -70,6 +70,7 @@ def _sample() -> None:
 
 def _settings() -> dict:
     settings = cli.request_settings()
+    require(not settings["prompts"] or FLAGS.prompts_file is None, "Give --prompt or --prompts_file, not both.")
     settings["prompts"] = tuple(settings["prompts"]) or read_prompts(FLAGS.prompts_file)
     if settings["image"] is not None:
         settings["image"], strength = _image(settings["image"])

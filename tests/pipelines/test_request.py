@@ -31,6 +31,8 @@ def test_every_clip_has_its_own_number():
         ({"height": -16}, "multiple of 8"), ({"num_frames": 16}, "1 + k x 4"), ({"cfg": -1.0}, "cfg"),
         ({"image": "none.png"}, "no image"), ({"seed": 2**64}, "0..2"), ({"seed": -1}, "0..2"),
         ({"cfg": float("nan")}, "must be a number"), ({"fps": 1e-4}, "at most 600"), ({"schedule": "karras"}, "ltx2"),
+        ({"fps": 1e5}, "fps"), ({"rescale": 7.0}, "in 0..1"), ({"image_strength": 0.5}, "nothing without image"),
+        ({"enhance_instructions": "a.txt"}, "nothing without enhance_prompt"),
     ],
 )  # fmt: skip
 def test_mistakes_are_said(settings, words):
