@@ -30,6 +30,7 @@ AREAS = {
     "diffusion.keyframe_positions": "ltx_jax.conformance.condition",
     **{f"training.{n}": "ltx_jax.conformance.condition" for n in ("mask", "tiled_encode")},
     "training": "ltx_jax.conformance.training",
+    "families": "ltx_jax.conformance.families",
     "image": "ltx_jax.conformance.media",
     **{f"training.{n}": "ltx_jax.conformance.media" for n in ("bucket", "resize_crop", "temporal_subsample")},
     "training.audio_downmix": "ltx_jax.conformance.media",
