@@ -7,7 +7,7 @@ Loops are over few host times and unroll under `jit`, except for the likelihood'
 
 import itertools
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -108,8 +108,8 @@ def predictor_corrector(
     steps, track, mean = len(predictor_noise), [], x
     grid = times(sde, steps, end)
     for i, (t, below) in enumerate(zip(grid, [*grid[1:], None], strict=True)):
-        drawn = () if corrector_noise is None else corrector_noise[i]
-        for noise in [drawn] if corrector_noise is not None and drawn.ndim == x.ndim else drawn:
+        drawn: Any = () if corrector_noise is None else corrector_noise[i]
+        for noise in [drawn] if getattr(drawn, "ndim", 0) == x.ndim else drawn:
             x, _ = langevin(sde, score, x, t, noise, snr)
         x, mean = PREDICTORS[predictor](sde, score, x, t, below, steps, predictor_noise[i])
         track.append(x)
