@@ -7,17 +7,30 @@ import sys
 from pathlib import Path
 
 import pytest
+from forks import Forks
 
 from ltx_jax.cli import normalise
 
 ROOT = Path(__file__).parents[1]
 
 
+ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {
+    "JAX_PLATFORMS": "cpu",
+    "PYTHONPATH": str(ROOT),
+}
+
+
 def run(script: str, *arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    environment.pop("XLA_FLAGS", None)
     command = [sys.executable, script if script == "-m" else str(ROOT / script), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=ENVIRONMENT, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def forks():
+    """What runs many commands fast; tests of one command alone start it as a user does."""
+    server = Forks(ENVIRONMENT)
+    yield server
+    server.close()
 
 
 def test_dashes_and_official_spellings():
@@ -77,11 +90,11 @@ SAMPLE = [
 
 
 @pytest.mark.parametrize(("arguments", "words"), SAMPLE, ids=lambda x: " ".join(x) if isinstance(x, list) else "")
-def test_sample_refuses_with_one_sentence(arguments, words, tmp_path):
+def test_sample_refuses_with_one_sentence(arguments, words, tmp_path, forks):
     (tmp_path / "empty.txt").write_text("\n")
     for name in ("LICENSE", "configs"):
         os.symlink(ROOT / name, tmp_path / name)
-    result = run("sample.py", *arguments, cwd=tmp_path)
+    result = forks.run(str(ROOT / "sample.py"), *arguments, cwd=tmp_path)
     assert result.returncode == 2, result.stderr
     assert words in result.stderr
     assert "Traceback" not in result.stderr and len(result.stderr.strip().splitlines()) <= 3
@@ -135,9 +148,9 @@ TRAIN = [
 
 
 @pytest.mark.parametrize(("arguments", "words"), TRAIN, ids=lambda x: " ".join(x) if isinstance(x, list) else "")
-def test_train_refuses_with_one_sentence(arguments, words, tmp_path):
+def test_train_refuses_with_one_sentence(arguments, words, tmp_path, forks):
     folder = [] if any(a.startswith("--workdir") for a in arguments) else [f"--workdir={tmp_path / 'run'}"]
-    result = run("train.py", *folder, *arguments, cwd=tmp_path)
+    result = forks.run(str(ROOT / "train.py"), *folder, *arguments, cwd=tmp_path)
     assert result.returncode == 2, result.stderr
     assert words in result.stderr
     assert "Traceback" not in result.stderr and len(result.stderr.strip().splitlines()) <= 4
@@ -158,7 +171,7 @@ PLAN = [
 
 
 @pytest.mark.parametrize(("arguments", "words"), PLAN, ids=lambda x: " ".join(x) if isinstance(x, list) else "")
-def test_plan_refuses_with_one_sentence(arguments, words):
-    result = run("-m", "ltx_jax.tools.plan", *arguments)
+def test_plan_refuses_with_one_sentence(arguments, words, forks):
+    result = forks.run("-m", "ltx_jax.tools.plan", *arguments, cwd=ROOT)
     assert result.returncode == 2 and words in result.stderr, result.stderr
     assert "Traceback" not in result.stderr and result.stdout == ""

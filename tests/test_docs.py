@@ -58,11 +58,13 @@ PLAN = "python -m ltx_jax.tools.plan --config=configs/"
 LAUNCHED = {"init_from": "ltx-2-19b.safetensors", "config.data.path": "prepared", "workdir": "runs/one"} | FEW_DIT
 JOURNEYS = {
     "first clip": Journey("README.md", {"*&& .venv/bin/python sample.py *": Small()}),
-    "train and sample": Journey("README.md", {
+    "train": Journey("README.md", {
         TRAIN + "--config=configs/experiments/clips.py *": Small(
             FEW | {"config.data.path": "clips"}, outputs=(f"runs/mine/{MODEL}", "runs/mine/dit/metrics.jsonl")
         ),
         "python sample.py --checkpoint=runs/mine/model *": Small({"steps": 1}),
+    }, slow=True),
+    "sample": Journey("README.md", {
         'python sample.py --prompt="a blue circle" --image=first.png *': Small({"steps": 1}),
         'python sample.py --prompt="a big magenta *': Small({"steps": 1, "num_samples": 2}),
         "import ltx_jax\n*": Small(outputs=("out.mp4",)),
@@ -75,7 +77,7 @@ JOURNEYS = {
             paths={"tests/golden/*/*.safetensors": "tests/golden/sampling/schedule_*.safetensors"}
         ),
     }),
-    "plan a card": Journey("README.md", {PLAN + "ltx2_19b.py --topology=h100:1 *": Small()}, needs=CUDA),
+    "plan a card": Journey("README.md", {PLAN + "ltx2_19b.py --topology=h100:1 *": Small()}, slow=True, needs=CUDA),
     "plan a pod": Journey("README.md", {
         PLAN + "ltx2_19b.py --topology=v6e:4x4 --mode=train": Small({"topology": "v6e:2x2"}),
         PLAN + "ltx2_19b.py --topology=v6e:4x4 --mode=sample *": Small({"topology": "v6e:2x2", "num_frames": 17}),

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import drawn_params
 from exact import exact, exact_gradients, inputs
 from jax.experimental.pallas import tpu as pltpu
 
@@ -17,7 +18,6 @@ from ltx_jax.kernels.prologue_attention import attention_with_prologue, fuses
 from ltx_jax.kernels.spec import AttentionSpec, Mask
 from ltx_jax.kernels.tiles import Tile
 from ltx_jax.models.dit.block import Attention
-from ltx_jax.models.layers import init_params
 from ltx_jax.parallel.mesh import MeshConfig, make_mesh
 
 SMALL = Tile(queries=128, keys=256, strip=128, backward_queries=128, backward_keys=128, matrix_sum=True)
@@ -191,7 +191,7 @@ def test_the_layer_takes_the_kernel_and_agrees_with_itself(monkeypatch, gated, m
     x, context = (jnp.asarray(rng.normal(size=(2, n, 32)), jnp.float32) for n in (150, 90))
     tables = table(rng, 150, 2, 64), table(rng, 90, 2, 64)
     module = Attention(32, 32, 2, 64, gated=gated)
-    params = init_params(module, jax.random.key(0), x, context)
+    params = drawn_params(module, x, context)
     call = lambda params, x: jnp.sum(module.apply({"params": params}, x, context, Mask(), *tables) ** 2)
     run = lambda: jax.jit(jax.value_and_grad(call, argnums=(0, 1)))(params, x)
     expected = run()

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import drawn_params
 
 from ltx_jax import codec
 from ltx_jax.bundle import Bundle, Placed, make_networks
@@ -15,7 +16,7 @@ from ltx_jax.checkpoints.safetensors import write_safetensors
 from ltx_jax.checkpoints.save import save_bundle
 from ltx_jax.errors import UserError
 from ltx_jax.models import latents as statistics
-from ltx_jax.models.layers import abstract_params, init_params
+from ltx_jax.models.layers import abstract_params
 from ltx_jax.models.upsampler import LatentUpsampler, UpsamplerConfig
 from ltx_jax.names import to_official
 from ltx_jax.names.upsampler import upsampler_names
@@ -30,7 +31,7 @@ def _normal(*shape):
 
 def _run(config, x, params=None):
     module = LatentUpsampler(config)
-    params = init_params(module, jax.random.key(0), x) if params is None else params
+    params = drawn_params(module, x) if params is None else params
     return np.asarray(jax.jit(module.apply)({"params": params}, x)), params
 
 

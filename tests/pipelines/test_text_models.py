@@ -84,14 +84,14 @@ def model(folder, chat, head):
 
 def test_prompts_are_written_out_and_clips_last_as_the_head_says(model, capsys):
     settings = {"seed": 3, "steps": 1, "cfg": 1.0, "width": 32, "height": 32}
-    made = ltx_jax.generate(model, PROMPTS, enhance_prompt=True, auto_duration=(0.5, 3), **settings)
+    made = ltx_jax.generate(model, PROMPTS, enhance_prompt=True, auto_duration=(0.5, 1.1), **settings)
     said = capsys.readouterr().err
     for prompt, clip in zip(PROMPTS, made, strict=True):
         written = clip.metadata["prompt"]
         assert written != prompt and f"'{prompt}' became '{written}'" in said and "<" not in written
         assert written[0].isalpha()
         config = json.loads(clip.metadata["config"])
-        assert config["num_frames"] == clip.num_frames and 0.5 <= clip.num_frames / clip.fps <= 3
+        assert config["num_frames"] == clip.num_frames and 0.5 <= clip.num_frames / clip.fps <= 1.13
     again = ltx_jax.generate(model, made[0].metadata["prompt"], num_frames=made[0].num_frames, **settings)
     difference = np.abs(again.video.astype(int) - made[0].video.astype(int))
     assert difference.mean() < 0.1  # the batch changes the order of sums
@@ -107,7 +107,9 @@ def test_the_head_tells_prompts_apart_and_clips_keep_their_order(model):
 
 
 def test_answers_follow_the_seed_and_the_instructions(model, tmp_path):
-    ask = lambda **settings: model.sampler._enhanced(Request(PROMPTS[:1], **{"seed": 3, **settings})).prompts[0]
+    ask = lambda **settings: model.sampler._enhanced(
+        Request(PROMPTS[:1], enhance_prompt=True, **{"seed": 3, **settings})
+    ).prompts[0]
     other = tmp_path / "instructions.txt"
     other.write_text("Answer in capitals.")
     assert ask() == ask() != ask(seed=4)
@@ -127,7 +129,7 @@ def test_mistakes_are_said_before_anything_is_computed(model):
     only_encodes = Sampler(Bundle(releases.release("ltx2_5_22b"), {}))
     with pytest.raises(UserError, match="only encodes"):
         only_encodes.clips(Request((x,), enhance_prompt=True))
-    with pytest.raises(UserError, match=r"config\.json.*--prompt_enhancer"):
+    with pytest.raises(UserError, match=r"--prompt_enhancer takes.*config\.json"):
         ltx_jax.load("toy", prompt_enhancer="nowhere")
 
 

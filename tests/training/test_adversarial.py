@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import drawn_params
 from tiny import one_device, save_tiny_model, tiny_release
 
 from ltx_jax.checkpoints.orbax import load_weights
@@ -14,7 +15,6 @@ from ltx_jax.data.config import DataConfig
 from ltx_jax.data.raw.source import open_source
 from ltx_jax.errors import UserError
 from ltx_jax.models.audio_vae.discriminator import WaveDiscriminator
-from ltx_jax.models.layers import init_params
 from ltx_jax.models.video_vae.discriminator import VideoDiscriminator
 from ltx_jax.parallel.mesh import MeshConfig, make_mesh
 from ltx_jax.training import run as runs
@@ -92,7 +92,7 @@ def test_a_patch_discriminator_tells_blur_from_edges():
     soft = np.clip((9 - np.maximum(abs(x - 15), abs(y - 15))) / 6, -1, 1)
     real, fake = (jnp.asarray(np.tile(v, (1, 5, 1, 1))[..., None].repeat(3, -1), jnp.float32) for v in (sharp, soft))
     with jax.set_mesh(mesh):
-        params = init_params(network, jax.random.key(0), real)
+        params = drawn_params(network, real)
         apply = lambda p, v: network.apply({"params": p}, v)
         assert apply(params, real).shape == (1, 3, 8, 8)
         loss = lambda p: jnp.mean(jax.nn.relu(1 - apply(p, real))) + jnp.mean(jax.nn.relu(1 + apply(p, fake)))
@@ -106,7 +106,7 @@ def test_a_patch_discriminator_tells_blur_from_edges():
 def test_wave_discriminators_look_by_period_and_by_resolution():
     network = WaveDiscriminator(base=4, periods=(2, 5), resolutions=((256, 64),))
     wave = jax.random.normal(jax.random.key(0), (2, 2, 1601))
-    params = init_params(network, jax.random.key(1), wave)
+    params = drawn_params(network, wave)
     judged = network.apply({"params": params}, wave)
     assert len(judged) == 3 and all(len(found) == 4 and found[-1].ndim == 3 for found in judged)
     for period, found in zip((2, 5), judged, strict=False):

@@ -59,6 +59,7 @@ def prepared(model, tmp_path_factory):
     return root / "out"
 
 
+@pytest.mark.slow
 def test_encoders_spread_over_a_mesh_say_the_same(model):
     spread = EncoderSpec(str(model), batch=3, mesh=MeshConfig(2, 2, 1, 2)).open()
     for part in ("text", "connectors"):
@@ -126,6 +127,7 @@ def test_only_the_parts_that_a_run_needs_are_read(prepared, model, tmp_path, mon
     assert sorted(read) == ["audio_statistics", "connectors", "transformer", "video_statistics"]
 
 
+@pytest.mark.slow
 def test_a_lora_trains_on_all_buckets_and_resumes_bit_for_bit(prepared, model, tmp_path):
     whole = run(prepared, model, tmp_path / "whole")
     with pytest.raises(SystemExit):

@@ -157,6 +157,7 @@ def test_a_lora_run_notices_other_base_weights(tmp_path, model):
         np.testing.assert_allclose(second[module][0], a, atol=0.05)  # one step from where the other run ended
 
 
+@pytest.mark.slow
 def test_frozen_text_stays_and_the_model_is_whole(tmp_path, model):
     train(dataclasses.replace(STAGE, train_text=False, mode="audio_to_video"), tmp_path, model)
     before, after = load_bundle(model), load_bundle(tmp_path / "model")

@@ -1,12 +1,12 @@
 """The smallest release with every part and switch of the toy, and a model of it, for tests of training."""
 
 import dataclasses
-import math
 from pathlib import Path
 
 import jax
 import ml_dtypes
 import numpy as np
+from drawn import drawn
 
 from ltx_jax.bundle import Bundle, abstract_parts, make_networks
 from ltx_jax.checkpoints.save import save_bundle
@@ -71,14 +71,7 @@ def save_tiny_model(folder: Path, seed: int = 0, of: Release | None = None, toke
     with jax.set_mesh(one_device()):
         networks = make_networks(release)
         shapes, _ = abstract_parts(networks, list(networks.modules))
-    rng = np.random.default_rng(seed)
-
-    def draw(path, x):
-        """Like the initial values, without compiling a program for them."""
-        scale = math.prod(x.shape[-2:-1]) ** -0.5 if path[-1].key == "kernel" else 0.1
-        return (scale * rng.normal(size=x.shape)).astype(np.float32)
-
-    params = jax.tree_util.tree_map_with_path(draw, shapes)
+    params = drawn(shapes, seed)
     widths = {"video_statistics": release.video_vae.latent_channels, "audio_statistics": release.audio_vae.token_width}
     for part, width in widths.items():
         params[part] = {"mean": np.zeros(width, np.float32), "std": np.ones(width, np.float32)}

@@ -148,6 +148,7 @@ def test_remat_changes_no_gradient(tiny, mesh):
         DiT(config, remat="some").apply({"params": params}, *inputs)
 
 
+@pytest.mark.slow
 def test_sharding_changes_nothing_for_an_odd_token_count(tiny, mesh):
     """Velocities and gradients on eight devices equal those on one; 7 video tokens do not divide."""
     inputs = jax.tree.map(np.asarray, tiny.streams(tiny.config, batch=4))

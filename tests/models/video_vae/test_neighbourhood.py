@@ -1,10 +1,9 @@
 """The neighbourhood attention layer: how heads divide among the axes, and that only relative positions count."""
 
-import jax
 import numpy as np
 import pytest
+from drawn import drawn_params
 
-from ltx_jax.models.layers import init_params
 from ltx_jax.models.video_vae.neighbourhood import NeighbourhoodAttention, rope_split
 
 
@@ -17,6 +16,6 @@ def test_channels_of_a_head_per_axis(width, split):
 def test_a_cell_away_from_borders_does_not_know_where_the_grid_begins():
     layer = NeighbourhoodAttention((1, 3, 3), head_dim=16)
     x = np.random.default_rng(0).normal(size=(1, 2, 8, 8, 32)).astype(np.float32)
-    params = init_params(layer, jax.random.key(0), x)
+    params = drawn_params(layer, x)
     whole, part = (layer.apply({"params": params}, y) for y in (x, x[:, :, 2:, 1:]))
     np.testing.assert_allclose(whole[:, :, 3:-1, 2:-1], part[:, :, 1:-1, 1:-1], rtol=1e-4, atol=1e-5)

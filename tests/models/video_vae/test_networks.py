@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import drawn_params
 
 from ltx_jax.errors import UserError
 from ltx_jax.models import latents as statistics
 from ltx_jax.models.latents import sample_latents
-from ltx_jax.models.layers import init_params
 from ltx_jax.models.video_vae.config import VideoVAEConfig
 from ltx_jax.models.video_vae.conv import CausalConv3d
 from ltx_jax.models.video_vae.decoder import VideoDecoder, draw_noises, noise_shapes
@@ -29,7 +29,7 @@ def _normal(seed, *shape):
 
 def test_latents_never_see_later_frames(mesh):
     video, module = _normal(0, 1, 13, 4, 8, 3), VideoEncoder(CONFIG)
-    params = init_params(module, jax.random.key(0), video)
+    params = drawn_params(module, video)
     encode = jax.jit(module.apply)
     whole, _ = encode({"params": params}, video)
     for k in range(3):
@@ -43,7 +43,7 @@ def test_latents_never_see_later_frames(mesh):
 def test_both_formulations_are_one_function(padding, causal, stride):
     x = _normal(1, 2, 5, 4, 6, 3)
     make = lambda impl: CausalConv3d(5, causal, padding, stride, impl=impl)
-    params = init_params(make("native"), jax.random.key(1), x)
+    params = drawn_params(make("native"), x)
     native, taps = (make(impl).apply({"params": params}, x) for impl in ("native", "taps"))
     assert native.shape == (2, (5 - 1) // stride[0] + 1, -(-4 // stride[1]), -(-6 // stride[2]), 5)
     np.testing.assert_allclose(taps, native, rtol=1e-5, atol=1e-5)
@@ -55,7 +55,7 @@ def test_decoder_shapes_and_noise(mesh):
     module, latents = VideoDecoder(config), _normal(2, 1, 2, 2, 3, 4)
     noises = draw_noises(jax.random.key(0), config, 2, 3)
     assert noise_shapes(config, 2, 3) == [(4, 6)] * 4
-    params = init_params(module, jax.random.key(0), latents)
+    params = drawn_params(module, latents)
     decode = jax.jit(module.apply)
     assert decode({"params": params}, latents, jnp.full((1,), 0.1), noises).shape == (1, 3, 8, 12, 3)
     with pytest.raises(UserError, match="takes noises of the shapes"):
