@@ -37,7 +37,8 @@ class Stream(struct.PyTreeNode):
     length: (B,) int32 number of real tokens (padding sits at the tail), or None when all are real.
     groups, weights: (B, T) int32 and float32, which group each token is of and how strongly it and group 0 attend to
     each other (`group_weights`), or None where all tokens see each other. bias: additive self-attention bias
-    (B, 1, T or 1, T) float32, or None; dense masks serve small sizes only.
+    (B, 1, T or 1, T) float32, or None; dense masks serve small sizes only. enabled: False where the stream is only
+    carried along as context of the other one and its own prediction is not wanted.
     """
 
     latent: Array
@@ -51,6 +52,7 @@ class Stream(struct.PyTreeNode):
     groups: Array | None = None
     weights: Array | None = None
     bias: Array | None = None
+    enabled: bool = struct.field(pytree_node=False, default=True)
 
     def attention_bias(self) -> Array | None:
         """What is added to the logits of self-attention, (B, 1, T or 1, T) float32, or None; not both of its sources.

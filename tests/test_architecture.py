@@ -9,7 +9,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Lowest first; a module imports only from lower layers, from its own package, or from the foundations.
 LAYERS = [
-    {"streams", "config", "errors", "rng", "files", "lock"},
+    {"streams", "config", "errors", "rng", "files", "lock", "splits"},
     {"parallel"},
     {"kernels"},
     {"models", "diffusion"},

@@ -3,14 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ltx_jax.conformance.case import Case
-from ltx_jax.diffusion import conditioning, geometry, guidance, objectives, sample, schedules, steppers
+from ltx_jax.diffusion import conditioning, geometry, guidance, objectives, res_2s, schedules, updates
 from ltx_jax.diffusion.conditioning import LatentState
-from ltx_jax.streams import Array, Rotary, Stream
+from ltx_jax.streams import Array
 
 Outputs = dict[str, Any]
 
@@ -122,21 +121,39 @@ def _convert(case: Case) -> Outputs:
 def _step_euler(case: Case) -> Outputs:
     sigmas = jnp.asarray(case.config["sigmas"], jnp.float32)
     i = case.config["step_index"]
-    return {"next": steppers.euler(*_inputs(case, "sample", "denoised"), sigmas[i], sigmas[i + 1])}
+    return {"next": updates.euler(*_inputs(case, "sample", "denoised"), sigmas[i], sigmas[i + 1])}
 
 
 def _step_ancestral(case: Case) -> Outputs:
     sigmas, i = jnp.asarray(case.config["sigmas"], jnp.float32), case.config["step_index"]
     x, denoised, noise = _inputs(case, "sample", "denoised", "noise")
     options = {k: case.config[k] for k in ("eta", "s_noise")}
-    return {"next": steppers.euler_ancestral(x, denoised, sigmas[i], sigmas[i + 1], noise, **options)}
+    return {"next": updates.euler_ancestral(x, denoised, sigmas[i], sigmas[i + 1], noise, **options)}
 
 
 def _step_cfg_pp(case: Case) -> Outputs:
     sigmas, i = jnp.asarray(case.config["sigmas"], jnp.float32), case.config["step_index"]
     x, denoised, uncond, noise = _inputs(case, "sample", "denoised", "uncond", "noise")
     options = {k: case.config[k] for k in ("eta", "s_noise")}
-    return {"next": steppers.euler_cfg_pp(x, denoised, sigmas[i], sigmas[i + 1], uncond, noise, **options)}
+    return {"next": updates.euler_cfg_pp(x, denoised, sigmas[i], sigmas[i + 1], uncond, noise, **options)}
+
+
+def _step_res_2s(case: Case) -> Outputs:
+    c = case.config
+    sigma, sigma_next = (jnp.float32(s) for s in c["sigmas"][c["step_index"] : c["step_index"] + 2])
+    x, moved, noise = _inputs(case, "sample", "deterministic_next", "noise")
+    levels = jnp.asarray(case.inputs["denoise_mask"]) if c["per_token"] else jnp.ones((), jnp.float32)
+    return {"next": res_2s.stochastic(x, moved, levels * sigma, levels * sigma_next, noise, c["eta"])}
+
+
+def _res_2s_coefficients(case: Case) -> Outputs:
+    found = res_2s.coefficients(np.asarray(case.config["h"], np.float64), case.config["c2"])
+    return dict(zip(("a21", "b1", "b2"), found, strict=True))
+
+
+def _normalise(case: Case) -> Outputs:
+    (noise,) = _inputs(case, "noise")
+    return {"normalized": res_2s.standardised(noise, jnp.ones((*noise.shape[:2], 1), bool))}
 
 
 def _inputs(case: Case, *names: str) -> list[Array]:
@@ -146,7 +163,7 @@ def _inputs(case: Case, *names: str) -> list[Array]:
 # --- states ---------------------------------------------------------------------------------------------------------
 
 
-def _state(latent: np.ndarray, clean: np.ndarray, mask: np.ndarray) -> LatentState:
+def state_of(latent: np.ndarray, clean: np.ndarray, mask: np.ndarray) -> LatentState:
     """A state of recorded tokens alone: no positions, no grid."""
     batch, tokens, _ = latent.shape
     positions = np.zeros((batch, 1, tokens, 2), np.float32)
@@ -154,7 +171,7 @@ def _state(latent: np.ndarray, clean: np.ndarray, mask: np.ndarray) -> LatentSta
 
 
 def _noiser(case: Case) -> Outputs:
-    state = _state(*(case.inputs[k] for k in ("latent", "clean", "denoise_mask")))
+    state = state_of(*(case.inputs[k] for k in ("latent", "clean", "denoise_mask")))
     noised = conditioning.add_state_noise(state, *_inputs(case, "noise"), case.config["noise_scale"])
     return {"latent": noised.latent}
 
@@ -177,10 +194,9 @@ def _guider(guide: Callable[..., Array]) -> Callable[[Case], Outputs]:
 
 def _apg_stateful(case: Case) -> Outputs:
     c = case.config
-    average, deltas = None, []
-    for cond, uncond in zip(*_inputs(case, "cond", "uncond"), strict=True):
-        difference = cond - uncond
-        average = difference if average is None or c["momentum"] == 0 else c["momentum"] * average + difference
+    average, deltas = jnp.zeros(()), []
+    for i, (cond, uncond) in enumerate(zip(*_inputs(case, "cond", "uncond"), strict=True)):
+        average = guidance.averaged(cond - uncond, average, c["momentum"], i == 0)
         deltas.append(c["scale"] * guidance.projected(average, cond, c["eta"], c["norm_threshold"]))
     return {"delta": jnp.stack(deltas)}
 
@@ -201,41 +217,6 @@ def _guidance_multimodal(case: Case) -> Outputs:
     return {"guided": guidance.multimodal(predictions, *scales, whole_batch=True)}
 
 
-def _trajectory_euler(case: Case) -> Outputs:
-    """The sampler in pieces of one step, so that the latents handed to the denoiser can be seen."""
-    names = [m for m in ("video", "audio") if f"{m}_latent" in case.inputs]
-    state = sample.SamplerState(**{m: _track(case, m) for m in names})
-    sigmas = np.asarray(case.config["sigmas"], np.float32)
-    plan = sample.make_plan(sigmas)
-    run = jax.jit(lambda state, start: sample.run(_linear_predictor(case), state, plan, start, start + 1))
-    calls: dict[str, list[Array]] = {m: [] for m in names}
-    for i in range(len(sigmas) - 1):
-        for m in names:
-            calls[m].append(getattr(state, m).stream.latent)
-        state = run(state, i)
-    outputs = {f"{m}_calls": jnp.stack(calls[m]) for m in names}
-    return {**outputs, **{f"{m}_final": getattr(state, m).stream.latent for m in names}, "call_sigmas": sigmas[:-1]}
-
-
-def _track(case: Case, name: str) -> sample.StreamState:
-    state = _state(*(case.inputs[f"{name}_{k}"] for k in ("latent", "clean", "mask")))
-    nowhere = Rotary((), (), jnp.zeros((1, state.latent.shape[1], 0), jnp.int32))
-    return sample.make_track(state, nowhere)
-
-
-def _linear_predictor(case: Case) -> sample.PredictVelocity:
-    """The stand-in network x0 = a x + b + c timesteps, told as a velocity; held tokens (timestep 0) have none."""
-
-    def velocity(stream: Stream | None, name: str) -> Array | None:
-        if stream is None:
-            return None
-        own, t = case.config["denoiser"][name], stream.timesteps()[..., None]
-        x0 = own["a"] * stream.latent + case.inputs[f"{name}_b"] + own["c"] * t
-        return jnp.where(t > 0, (stream.latent - x0) / jnp.where(t > 0, t, 1), 0)
-
-    return lambda video, audio, _: (velocity(video, "video"), velocity(audio, "audio"))
-
-
 KINDS: dict[str, Callable[[Case], Outputs]] = {
     "diffusion.latent_shape": _latent_shape,
     "diffusion.positions.video": _positions_video,
@@ -252,6 +233,9 @@ KINDS: dict[str, Callable[[Case], Outputs]] = {
     "diffusion.positions.audio_reference": _positions_reference,
     "diffusion.step.euler_ancestral": _step_ancestral,
     "diffusion.step.euler_cfg_pp": _step_cfg_pp,
+    "diffusion.step.res2s": _step_res_2s,
+    "diffusion.step.res2s_coefficients": _res_2s_coefficients,
+    "diffusion.noise.normalize": _normalise,
     "diffusion.guidance.cfg": _guider(guidance.cfg),
     "diffusion.guidance.cfg_star": _guider(guidance.cfg_star),
     "diffusion.guidance.stg": _guider(guidance.stg),
@@ -260,5 +244,4 @@ KINDS: dict[str, Callable[[Case], Outputs]] = {
     "diffusion.guidance.skip_step": _skip_step,
     "diffusion.guidance.sigma_bins": _sigma_bins,
     "diffusion.guidance.multimodal": _guidance_multimodal,
-    "diffusion.trajectory.euler": _trajectory_euler,
 }

@@ -18,7 +18,6 @@ from ltx_jax.errors import UserError
 from ltx_jax.kernels.neighbourhood import neighbourhood_attention
 from ltx_jax.models import latents as statistics
 from ltx_jax.models import tiling
-from ltx_jax.models.splits import Interval, by_count, by_size, temporal_frames, trapezoid, with_sacrificial_start
 from ltx_jax.models.video_vae.blocks import AttnBlock, DepthToSpaceUpsample, ResnetBlock, SpaceToDepthDownsample
 from ltx_jax.models.video_vae.config import VideoVAEConfig
 from ltx_jax.models.video_vae.conv import CausalConv3d
@@ -36,6 +35,7 @@ from ltx_jax.names.video_vae import (
     video_decoder_names,
     video_encoder_names,
 )  # fmt: skip
+from ltx_jax.splits import Interval, by_count, by_size, temporal_frames, trapezoid, with_sacrificial_start
 
 Outputs = dict[str, np.ndarray]
 Params = Mapping[str, Any]

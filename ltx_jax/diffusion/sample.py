@@ -1,219 +1,167 @@
 """The sampler: one compiled program that takes video and audio from noise to latents (spec sampling.md 6 and 7).
 
 `run` is a `fori_loop` with traced bounds over padded arrays and calls nothing on the host: progress, previews and
-cancelling call the same program in pieces. Letters: B batch, T tokens, C channels, U noise levels, S padded steps.
+cancelling call the same program in pieces. Letters: B batch, T tokens, C channels, L blocks.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from flax import struct
 
 from ltx_jax.diffusion import guidance
-from ltx_jax.diffusion.conditioning import LatentState, blend, distinct_levels
+from ltx_jax.diffusion.conditioning import blend
 from ltx_jax.diffusion.objectives import x0_from_velocity
-from ltx_jax.diffusion.steppers import STEPPERS
-from ltx_jax.errors import require
-from ltx_jax.streams import Array, Rotary, Stream, length_mask
+from ltx_jax.diffusion.plan import make_plan
+from ltx_jax.diffusion.state import Call, GuidanceScales, SamplerState, SamplingPlan, StreamState, make_track, tile
+from ltx_jax.diffusion.steppers import STEPPERS, Noise, Prediction, draw
+from ltx_jax.streams import Array, Stream, length_mask
 
-# (video stream, audio stream, names of the passes in their rows) -> velocities. Contexts are bound inside; the rows
-# are pass-major: all samples of the first pass, then all of the second.
-PredictVelocity = Callable[[Stream | None, Stream | None, tuple[str, ...]], tuple[Array | None, Array | None]]
+__all__ = [
+    "GuidanceScales", "PredictVelocity", "PredictX0", "SamplerState", "SamplingPlan", "StreamState", "denoise",
+    "from_velocities", "make_plan", "make_track", "prepare", "run",
+]  # fmt: skip
+
+# (video stream, audio stream, names of the passes in their rows, which attentions each of these runs (4, L, passes) or
+# None for all) -> a tensor of each stream. Contexts are bound inside; the rows are pass-major: all samples of the
+# first pass, then all of the second.
+PredictVelocity = Callable[
+    [Stream | None, Stream | None, tuple[str, ...], Array | None], tuple[Array | None, Array | None]
+]
+PredictX0 = PredictVelocity  # x0 predictions in the place of velocities
 
 
-class StreamState(struct.PyTreeNode):
-    """One modality during sampling: a stream, the denoise mask of its tokens and what held tokens are held to.
+def from_velocities(predict: PredictVelocity) -> PredictX0:
+    """A network that predicts velocities as one that predicts x0, at the noise level of each token (4.4)."""
 
-    mask_levels: (B, U) float32, the distinct denoise mask values (1 = noise, 0 = held) that `stream.level_index`
-    points into. clean: (B, T, C).
+    def predict_x0(
+        video: Stream | None, audio: Stream | None, names: tuple[str, ...], keep: Array | None
+    ) -> tuple[Array | None, Array | None]:
+        of = lambda s, v: None if s is None or v is None else x0_from_velocity(s.latent, v, s.timesteps())
+        velocities = predict(video, audio, names, keep)
+        return of(video, velocities[0]), of(audio, velocities[1])
+
+    return predict_x0
+
+
+def prepare(state: SamplerState, plan: SamplingPlan, keys: Callable[[str], Array] | None = None) -> SamplerState:
+    """The state with what the plan's steps carry: memories, empty yet, and for steppers that draw noise its keys.
+
+    keys: those of a modality, one per sample (B,); needed where the stepper draws from them.
     """
+    stepper = STEPPERS[plan.stepper]
+    memory = (*stepper.memory, *(("guided", *stepper.forces) if plan.skips else ()))
 
-    stream: Stream
-    mask_levels: Array
-    clean: Array
-    frozen: bool = struct.field(pytree_node=False, default=False)
+    def ready(name: str, track: StreamState) -> StreamState:
+        scales = getattr(plan, name)
+        kept = (*memory, "direction") if scales is not None and scales.rule == "apg_stateful" else memory
+        zeros = {name: jnp.zeros(track.latent.shape, jnp.float32) for name in kept}
+        drawn = jax.random.key_data(keys(name)) if keys and stepper.noisy else None
+        return track.replace(keys=drawn).remembering(**zeros)
 
-    def at(self, sigma: Array) -> Stream:
-        """The stream at the schedule's scalar `sigma`; each token's level is its mask times sigma (4.4)."""
-        own = jnp.zeros((), jnp.float32) if self.frozen else sigma
-        batch = self.stream.latent.shape[0]
-        return self.stream.replace(sigma=jnp.broadcast_to(own, (batch,)), levels=self.mask_levels * sigma)
-
-    @property
-    def mask(self) -> Array:
-        """The denoise mask of every token, (B, T, 1) float32."""
-        return self.stream.replace(levels=self.mask_levels).timesteps()[..., None]
-
-
-class SamplerState(struct.PyTreeNode):
-    """What the loop carries: one track per present modality."""
-
-    video: StreamState | None = None
-    audio: StreamState | None = None
-
-
-class GuidanceScales(struct.PyTreeNode):
-    """Guidance of one modality at every step; each field is (S,) float32 (6.1)."""
-
-    cfg_scale: Array
-    stg_scale: Array
-    modality_scale: Array
-    rescale_scale: Array
-
-
-class SamplingPlan(struct.PyTreeNode):
-    """What a run does: arrays padded to a common length, and the choices that shape the program.
-
-    sigmas: (S + 1,) float32. passes: the network passes of each step. keep: (4, L, passes) float32, which attentions
-    run (`guidance.keep_array`), or None where every pass runs all. batched: run the passes in one call, side by side on
-    the batch axis, or else one after another (less memory, same numbers). whole_batch: see `guidance.multimodal`.
-    """
-
-    sigmas: Array
-    video: GuidanceScales | None = None
-    audio: GuidanceScales | None = None
-    keep: Array | None = None
-    passes: tuple[str, ...] = struct.field(pytree_node=False, default=("cond",))
-    batched: bool = struct.field(pytree_node=False, default=True)
-    whole_batch: bool = struct.field(pytree_node=False, default=False)
-    stepper: str = struct.field(pytree_node=False, default="euler")
-
-
-def make_track(
-    state: LatentState,
-    rotary: Rotary,
-    cross_rotary: Rotary | None = None,
-    *,
-    length: Array | None = None,
-    levels: int = 1,
-) -> StreamState:
-    """A track from a noised host state and its position tables. levels: the least U, to keep programs equal."""
-    mask_levels, index = distinct_levels(state.mask, levels)
-    batch, tokens, _ = state.latent.shape
-    groups = None if state.groups is None else jnp.broadcast_to(jnp.asarray(state.groups), (batch, tokens))
-    stream = Stream(
-        latent=state.latent,
-        sigma=jnp.ones((batch,), jnp.float32),
-        levels=jnp.asarray(mask_levels),
-        rotary=rotary,
-        level_index=None if index is None else jnp.asarray(index),
-        cross_rotary=cross_rotary,
-        keyframes=state.keyframes,
-        length=length,
-        groups=groups,
-        weights=state.weights,
-    )
-    return StreamState(stream, jnp.asarray(mask_levels), state.clean, state.frozen)
-
-
-def make_plan(
-    sigmas: np.ndarray,
-    video: guidance.Guidance | None = None,
-    audio: guidance.Guidance | None = None,
-    *,
-    blocks: int = 0,
-    pad_to: int | None = None,
-    batched: bool = True,
-    whole_batch: bool = False,
-    stepper: str = "euler",
-) -> SamplingPlan:
-    """A plan with the same guidance at every step; absent modalities have None.
-
-    blocks: of the transformer, needed where a pass skips attentions. pad_to: steps to pad the arrays to. Raises
-    UserError when a schedule does not decrease or is longer than `pad_to`, or a block that is to be skipped is lacking.
-    """
-    steps = len(sigmas) - 1
-    total = steps if pad_to is None else pad_to
-    decreasing = steps >= 1 and bool(np.all(np.diff(sigmas) < 0)) and sigmas[-1] >= 0
-    require(decreasing, "The sigmas of a run must be at least two numbers that decrease and end at 0 or above.")
-    require(steps <= total, f"A schedule of {steps} steps does not fit a plan of {total}.")
-    require(stepper in STEPPERS, f"There is no stepper '{stepper}'; choose one of {', '.join(STEPPERS)}.")
-
-    passes = guidance.passes(video, audio)
-    keep = guidance.keep_array(passes, video, audio, blocks)
-
-    def constant(g: guidance.Guidance | None) -> GuidanceScales | None:
-        fields = ("cfg_scale", "stg_scale", "modality_scale", "rescale_scale")
-        return None if g is None else GuidanceScales(*(jnp.full((total,), getattr(g, f), jnp.float32) for f in fields))
-
-    return SamplingPlan(
-        sigmas=jnp.asarray(np.pad(np.asarray(sigmas, np.float32), (0, total - steps))),
-        video=constant(video),
-        audio=constant(audio),
-        keep=None if keep is None else jnp.asarray(keep),
-        passes=passes,
-        batched=batched,
-        whole_batch=whole_batch,
-        stepper=stepper,
-    )
+    return state.changed(ready)
 
 
 def run(
-    predict_velocity: PredictVelocity, state: SamplerState, plan: SamplingPlan, start: Array | int, stop: Array | int
+    predict: PredictX0,
+    state: SamplerState,
+    plan: SamplingPlan,
+    start: Array | int,
+    stop: Array | int,
+    noise: Noise = draw,
 ) -> SamplerState:
-    """Steps [start, stop) of the plan. Steps may be traced; running in pieces gives the same bits as running whole."""
+    """Steps [start, stop) of the plan. Steps may be traced; running in pieces gives the same bits as running whole.
+
+    state: as `prepare` gives it. noise: where the steps that add noise have it from.
+    """
 
     def step(i: Array, state: SamplerState) -> SamplerState:
-        sigma, sigma_next = plan.sigmas[i], plan.sigmas[i + 1]
-        predictions = predict(predict_velocity, state, plan, sigma)
-
-        def advance(
-            track: StreamState | None, by_pass: dict[str, Array], scales: GuidanceScales | None
-        ) -> StreamState | None:
-            if track is None or track.frozen:
-                return track
-            x0 = _guide(track, by_pass, scales, i, plan.whole_batch)
-            latent = STEPPERS[plan.stepper](track.stream.latent, blend(x0, track.clean, track.mask), sigma, sigma_next)
-            return track.replace(stream=track.stream.replace(latent=latent))
-
-        return SamplerState(
-            advance(state.video, predictions[0], plan.video), advance(state.audio, predictions[1], plan.audio)
-        )
+        at = lambda state, sigma: denoise(predict, state, plan, i, sigma)
+        return STEPPERS[plan.stepper].step(at, state, plan, i, noise)
 
     return jax.lax.fori_loop(start, stop, step, state)
 
 
-def predict(
-    predict_velocity: PredictVelocity, state: SamplerState, plan: SamplingPlan, sigma: Array
-) -> tuple[dict[str, Array], dict[str, Array]]:
+def denoise(
+    predict: PredictX0, state: SamplerState, plan: SamplingPlan, i: Array, sigma: Array
+) -> tuple[SamplerState, dict[str, Prediction]]:
+    """Guided and blended predictions of the moving tracks at `sigma` in step i, and the state that remembers them."""
+    branches = [
+        functools.partial(_denoise, predict, state, plan, call, keep, i, sigma)
+        for call, keep in zip(plan.calls, plan.keep, strict=True)
+    ]
+    found = branches[0]() if len(branches) == 1 else jax.lax.switch(plan.call[i], branches)
+
+    def remember(name: str, track: StreamState) -> StreamState:
+        return track.remembering(**{k: v for k, v in found[name].items() if k in track.memory})
+
+    def prediction(name: str, track: StreamState) -> Prediction:
+        guided = found[name]["guided"]
+        return Prediction(blend(guided, track.clean, track.mask), guided, found[name].get("uncond"))
+
+    return state.changed(remember), {name: prediction(name, track) for name, track in state.moving.items()}
+
+
+def _denoise(
+    predict: PredictX0, state: SamplerState, plan: SamplingPlan, call: Call, keep: Array | None, i: Array, sigma: Array
+) -> dict[str, dict[str, Array]]:
+    """What one kind of step finds for each moving track: "guided", and what its stepper and guidance need beside."""
+    passes = _passes(predict, state, plan, call, keep, sigma)
+    found = {}
+    for name, track in state.moving.items():
+        if name not in call.runs:
+            found[name] = dict(track.memory)
+            continue
+        found[name] = _guide(track, passes[name], getattr(plan, name), i, plan.whole_batch)
+        for forced in STEPPERS[plan.stepper].forces:
+            found[name][forced] = passes[name][forced]
+    if len(plan.calls) == 1:
+        return found
+    kept = ("guided", "direction", *STEPPERS[plan.stepper].forces)  # all branches return the same
+    return {name: {k: v for k, v in own.items() if k in kept} for name, own in found.items()}
+
+
+def _passes(
+    predict: PredictX0, state: SamplerState, plan: SamplingPlan, call: Call, keep: Array | None, sigma: Array
+) -> dict[str, dict[str, Array]]:
     """x0 predictions of both modalities at `sigma`, by pass name; an absent modality has none (6.3)."""
-    streams = [None if track is None else track.at(sigma) for track in (state.video, state.audio)]
-    groups = [plan.passes] if plan.batched else [(name,) for name in plan.passes]
-    found: tuple[dict[str, Array], dict[str, Array]] = ({}, {})
+    if not call.runs:
+        return {}
+    streams = {name: track.at(sigma).replace(enabled=name in call.runs) for name, track in state.tracks.items()}
+    groups = [call.passes] if plan.batched else [(name,) for name in call.passes]
+    found: dict[str, dict[str, Array]] = {name: {} for name in streams}
     for names in groups:
-        velocities = predict_velocity(*(tile(s, len(names)) for s in streams), names)
-        for stream, velocity, predictions in zip(streams, velocities, found, strict=True):
-            if stream is not None and velocity is not None:
-                for name, v in zip(names, jnp.split(velocity, len(names)), strict=True):  # each (B, T, C)
-                    predictions[name] = x0_from_velocity(stream.latent, v, stream.timesteps())
+        columns = [call.passes.index(name) for name in names]
+        rows = (tile(streams.get(name), len(names)) for name in ("video", "audio"))
+        predicted = predict(*rows, names, None if keep is None else keep[:, :, jnp.asarray(columns)])
+        for name, x0 in zip(("video", "audio"), predicted, strict=True):
+            if name in streams and x0 is not None:
+                found[name].update(zip(names, jnp.split(x0, len(names)), strict=True))  # each (B, T, C)
     return found
 
 
-def tile(stream: Stream | None, copies: int) -> Stream | None:
-    """The stream repeated along the batch axis, pass-major; position tables shared by the batch stay as they are."""
-    if stream is None or copies == 1:
-        return stream
-
-    def repeat(x: Array) -> Array:
-        return jnp.tile(x, (copies,) + (1,) * (x.ndim - 1))
-
-    def tables(rotary: Rotary | None) -> Rotary | None:
-        if rotary is None or rotary.index.shape[0] == 1:
-            return rotary
-        return rotary.replace(index=repeat(rotary.index))
-
-    rest = stream.replace(rotary=None, cross_rotary=None)
-    return jax.tree.map(repeat, rest).replace(rotary=tables(stream.rotary), cross_rotary=tables(stream.cross_rotary))
-
-
 def _guide(
-    track: StreamState, predictions: dict[str, Array], scales: GuidanceScales | None, i: Array, whole: bool
-) -> Array:
-    if scales is None or len(predictions) == 1:
-        return predictions["cond"]
-    batch, tokens, _ = track.stream.latent.shape
+    track: StreamState, passes: dict[str, Array], scales: GuidanceScales | None, i: Array, whole: bool
+) -> dict[str, Array]:
+    """The guided x0 of a modality as "guided", and under "direction" what stateful guidance remembers."""
+    kept = {k: v for k, v in track.memory.items() if k == "direction"}
+    if scales is None or len(passes) == 1:
+        return {"guided": passes["cond"].astype(jnp.float32), **kept}
+    at = jax.tree.map(lambda strength: strength[i], scales)
+    batch, tokens, _ = track.latent.shape
     mask = length_mask(track.stream.length, batch, tokens)[..., None]
-    at_step = [s[i] for s in (scales.cfg_scale, scales.stg_scale, scales.modality_scale)]
-    return guidance.multimodal(predictions, *at_step, scales.rescale_scale[i], mask=mask, whole_batch=whole)
+    text = None
+    if "uncond" in passes and scales.rule != "cfg":
+        cond, uncond = passes["cond"], passes["uncond"]
+        projection = {"eta": at.eta, "norm_threshold": at.norm_threshold, "mask": mask}
+        if scales.rule == "cfg_star":
+            text = guidance.cfg_star(cond, uncond, at.cfg_scale, mask)
+        elif scales.rule == "apg":
+            text = guidance.apg(cond, uncond, at.cfg_scale, **projection)
+        else:
+            kept["direction"] = guidance.averaged(cond - uncond, track.memory["direction"], at.momentum, i == 0)
+            text = cond + at.cfg_scale * guidance.projected(kept["direction"], cond, **projection)
+    strengths = (at.cfg_scale, at.stg_scale, at.modality_scale, at.rescale_scale)
+    guided = guidance.multimodal(passes, *strengths, text=text, mask=mask, whole_batch=whole)
+    return {"guided": guided.astype(jnp.float32), **kept}

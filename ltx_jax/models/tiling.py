@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ltx_jax.errors import require
-from ltx_jax.models.splits import Interval, by_count, by_size, trapezoid, with_sacrificial_start
+from ltx_jax.splits import Interval, by_count, by_size, trapezoid, with_sacrificial_start
 
 Factors = tuple[int, int, int]
 

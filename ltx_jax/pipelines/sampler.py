@@ -24,7 +24,7 @@ from ltx_jax.bundle import Bundle, Placed, networks_on
 from ltx_jax.checkpoints.load import load_bundle, load_text_model
 from ltx_jax.checkpoints.lora import apply_loras, parse_lora
 from ltx_jax.diffusion.geometry import VideoShape, latent_shape, unpatchify_video
-from ltx_jax.diffusion.sample import SamplerState, make_plan
+from ltx_jax.diffusion.sample import SamplerState, make_plan, prepare
 from ltx_jax.errors import require
 from ltx_jax.models.text.config import Gemma3Config
 from ltx_jax.models.text.duration import duration_frames
@@ -204,7 +204,7 @@ class Sampler:
         state = None
         for place, stage in enumerate(stages):
             keys = lambda name, place=place: _keys(request.seed or 0, name, place, [n for _, n in filled])
-            state = self._denoise(self._begin(stage, size, keys, state), stage, positive, negative, bar)
+            state = self._denoise(self._begin(stage, size, keys, state), stage, keys, positive, negative, bar)
         assert state is not None
         drawn = _keys(request.seed, "decode", 0, [n for _, n in filled])
         films, sounds = self._decode(state, stages[-1].shape, len(clips), np.asarray(jax.random.key_data(drawn)))
@@ -252,10 +252,15 @@ class Sampler:
         audio = begun("audio", stage.audio, empty_audio(release, shape, batch))
         return make_state(release, video, audio, self.mesh.shape["context"])
 
-    def _denoise(self, state: SamplerState, stage: Stage, positive: Any, negative: Any, bar: tqdm) -> SamplerState:
+    def _denoise(
+        self, state: SamplerState, stage: Stage, keys: Callable[[str], jax.Array], positive: Any, negative: Any,
+        bar: tqdm,
+    ) -> SamplerState:  # fmt: skip
         blocks = self.bundle.release.transformer.num_layers
         guidance = (stage.video.guidance, stage.audio.guidance)
-        plan = make_plan(np.asarray(stage.sigmas, np.float32), *guidance, blocks=blocks, stepper=stage.stepper)
+        settings = {"blocks": blocks, "stepper": stage.stepper, "options": dict(stage.options)}
+        plan = make_plan(np.asarray(stage.sigmas, np.float32), *guidance, **settings)
+        state = prepare(state, plan, lambda name: keys(f"{name}.steps"))
         abstract = programs.abstract_state(state, self.mesh)
         sample = self._placed.load(programs.make_sample_program, ("transformer",), abstract, plan)
         given = {"state": state, "contexts": {"positive": positive, "negative": negative}, "plan": plan}

@@ -7,10 +7,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ltx_jax.bundle import Networks
-from ltx_jax.diffusion.sample import PredictVelocity, SamplerState, SamplingPlan, run
+from ltx_jax.diffusion.sample import PredictVelocity, SamplerState, SamplingPlan, from_velocities, run
 from ltx_jax.models.dit.text import remember_text
 from ltx_jax.streams import Context, Stream, TextMemory
 
@@ -19,21 +18,18 @@ Array = jax.Array
 Contexts = dict[str, tuple[Any, Any]]
 
 
-def velocity_predictor(
-    networks: Networks, params: dict[str, Any], contexts: Contexts, plan: SamplingPlan
-) -> PredictVelocity:
+def velocity_predictor(networks: Networks, params: dict[str, Any], contexts: Contexts) -> PredictVelocity:
     """The transformer as the sampler wants it: contexts bound, one row group per guidance pass."""
     transformer = networks["transformer"]
 
-    def predict(video: Stream | None, audio: Stream | None, names: tuple[str, ...]) -> Any:
+    def predict(video: Stream | None, audio: Stream | None, names: tuple[str, ...], keep: Array | None) -> Any:
         sides = ["negative" if name == "uncond" else "positive" for name in names]
         texts = [_rows(contexts, sides, i) for i in (0, 1)]
         stream = audio if video is None else video
         assert stream is not None
         batch = stream.latent.shape[0] // len(names)
-        columns = np.array([plan.passes.index(name) for name in names])
-        keep = None if plan.keep is None else jnp.repeat(plan.keep[:, :, columns], batch, axis=2)  # (4, L, rows)
-        return transformer.apply({"params": params["transformer"]}, video, audio, *texts, keep)
+        rows = None if keep is None else jnp.repeat(keep, batch, axis=2)  # (4, L, rows)
+        return transformer.apply({"params": params["transformer"]}, video, audio, *texts, rows)
 
     return predict
 
@@ -63,4 +59,4 @@ def sample_steps(
     stop: Array,
 ) -> SamplerState:
     """Steps [start, stop) of the sampler as one program; the bounds are traced."""
-    return run(velocity_predictor(networks, params, contexts, plan), state, plan, start, stop)
+    return run(from_velocities(velocity_predictor(networks, params, contexts)), state, plan, start, stop)

@@ -13,8 +13,9 @@ import numpy as np
 from ltx_jax.diffusion import schedules
 from ltx_jax.diffusion.conditioning import LatentAtIndex
 from ltx_jax.diffusion.geometry import VideoShape
-from ltx_jax.diffusion.guidance import Guidance
+from ltx_jax.diffusion.guidance import Guidance, GuidanceTable
 from ltx_jax.diffusion.items import Item
+from ltx_jax.diffusion.steppers import steps_of
 from ltx_jax.media.images import read_image
 from ltx_jax.pipelines.request import Request
 
@@ -46,11 +47,12 @@ class Picture:
 class Part:
     """One stream of a stage: video or sound.
 
-    guidance: of its predictions. given: what it is held to, in order. start: the tokens that the first noise level is
-    mixed into: none, or what the stage before made. frozen: kept as it starts, for the other stream to follow.
+    guidance: of its predictions, at all noise levels or by them. given: what it is held to, in order. start: the
+    tokens that the first noise level is mixed into: none, or what the stage before made. frozen: kept as it starts, for
+    the other stream to follow.
     """
 
-    guidance: Guidance = Guidance()
+    guidance: Guidance | GuidanceTable = Guidance()
     given: tuple[Given, ...] = ()
     start: Literal["nothing", "previous"] = "nothing"
     frozen: bool = False
@@ -58,18 +60,22 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One denoising of all streams, of clips of one shape, along decreasing noise levels."""
+    """One denoising of all streams, of clips of one shape, along decreasing noise levels.
+
+    options: numbers of the stepper that are not its defaults, see `steppers.STEPPERS`.
+    """
 
     shape: VideoShape
     sigmas: tuple[float, ...]
     video: Part
     audio: Part
     stepper: str = "euler"
+    options: tuple[tuple[str, float], ...] = ()
 
     @property
     def steps(self) -> int:
         """How many steps it takes."""
-        return len(self.sigmas) - 1
+        return steps_of(self.stepper, self.sigmas)
 
 
 @dataclasses.dataclass(frozen=True)

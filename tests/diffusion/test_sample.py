@@ -33,12 +33,12 @@ def gaussian_denoiser(variance, calls=None):
         s = stream.timesteps()[..., None]
         return stream.latent * (s - (1 - s) * variance) / ((1 - s) ** 2 * variance + s**2)
 
-    def denoise(video, audio, passes):
+    def denoise(video, audio, passes, keep):
         if calls is not None:
             calls.append(passes)
         return velocity(video), velocity(audio)
 
-    return denoise
+    return sample.from_velocities(denoise)
 
 
 def test_gaussian_data_scale_by_the_analytic_factor():
@@ -89,9 +89,9 @@ def test_batched_passes_equal_one_after_another():
         calls.append([])
         inner = gaussian_denoiser(0.3, calls[-1])
 
-        def denoise(video, audio, passes, inner=inner):
+        def denoise(video, audio, passes, keep, inner=inner):
             bias = jnp.repeat(jnp.array([float(len(p)) for p in passes]), 2)[:, None, None]  # a network per pass
-            return tuple(v + 0.01 * bias for v in inner(video, audio, passes))
+            return tuple(x0 + 0.01 * bias for x0 in inner(video, audio, passes, keep))
 
         ends.append(sample.run(denoise, start, plan, 0, 4))
     assert len(calls[0]) == 1 and len(calls[1]) == 4

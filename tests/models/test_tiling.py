@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ltx_jax.errors import UserError
-from ltx_jax.models.splits import by_count, by_size, trapezoid, with_sacrificial_start
 from ltx_jax.models.tiling import Tiling, decode_plan, encode_plan, long_side_tiling, tiled_decode, tiled_encode
+from ltx_jax.splits import by_count, by_size, trapezoid, with_sacrificial_start
 
 FACTORS = (8, 32, 32)
 

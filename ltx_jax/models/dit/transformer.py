@@ -61,15 +61,12 @@ class DiT(nn.Module):
         video_context: Context | None = None,
         audio_context: Context | None = None,
         keep: Array | None = None,
-        *,
-        video_enabled: bool = True,
-        audio_enabled: bool = True,
     ) -> tuple[Array | None, Array | None]:
         """Velocities of both streams, (B, T, C_out) float32 each, or None for a stream that is None.
 
-        A disabled stream serves the other as keys and values; its velocity means nothing. keep: (4, L, B) numbers, 1
-        keep and 0 skip: video self-attention, audio self-attention, audio to video, video to audio (spec section 9).
-        Raises UserError for a stream that the model does not have, or one without text.
+        A stream that is not enabled serves the other as keys and values; its velocity means nothing. keep: (4, L, B)
+        numbers, 1 keep and 0 skip: video self-attention, audio self-attention, audio to video, video to audio (spec
+        section 9). Raises UserError for a stream that the model does not have, or one without text.
         """
         meet = _has_tokens(video) and _has_tokens(audio)
         v, video_levels, video_inputs = self._embed("video", video, video_context, audio if meet else None)
@@ -78,7 +75,7 @@ class DiT(nn.Module):
             _check_keep(self.config, stream, keep)
 
         # v: (B, T, Dv), a: (B, A, Da)
-        blocks = self._blocks(video_enabled and _has_tokens(video), audio_enabled and _has_tokens(audio))
+        blocks = self._blocks(_runs(video), _runs(audio))
         memory = tuple(None if context is None else context.memory for context in (video_context, audio_context))
         (v, a), _ = blocks((v, a), (video_inputs, audio_inputs), _layers_first(keep), memory)
 
@@ -336,6 +333,10 @@ def _check_keep(config: DiTConfig, stream: Stream | None, keep: Array | None) ->
 
 def _has_tokens(stream: Stream | None) -> bool:
     return stream is not None and stream.latent.shape[1] > 0
+
+
+def _runs(stream: Stream | None) -> bool:
+    return _has_tokens(stream) and stream is not None and stream.enabled
 
 
 def _layers_first(keep: Array | None) -> Array | None:

@@ -4,9 +4,9 @@ import itertools
 import math
 
 from ltx_jax.errors import UserError
-from ltx_jax.models.splits import by_size
 from ltx_jax.models.tiling import Factors, Tiling
 from ltx_jax.models.video_vae.diffusion_config import DiffusionDecoderConfig
+from ltx_jax.splits import by_size
 
 STEPS, LEAST = (8, 32, 32), (16, 64, 64)  # of tile sizes: frames, pixels, pixels
 

@@ -76,16 +76,16 @@ def quick_jit(function, **options):
 
 
 @functools.cache
-def compiled(config: DiTConfig, dtype, switches: tuple):
+def compiled(config: DiTConfig, dtype):
     def call(params, inputs, keep):
-        return DiT(config, dtype=dtype).apply({"params": params}, *inputs, keep, **dict(switches))
+        return DiT(config, dtype=dtype).apply({"params": params}, *inputs, keep)
 
     return quick_jit(call)
 
 
-def forward(config: DiTConfig, params, inputs, keep=None, dtype=jnp.float32, **switches):
+def forward(config: DiTConfig, params, inputs, keep=None, dtype=jnp.float32):
     """Velocities by the compiled transformer; equal configurations and shapes share a program."""
-    return compiled(config, dtype, tuple(switches.items()))(params, inputs, keep)
+    return compiled(config, dtype)(params, inputs, keep)
 
 
 @pytest.fixture(scope="session")

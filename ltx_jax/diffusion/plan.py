@@ -1,0 +1,102 @@
+"""Plans: what each step of a run does, as arrays of the host (spec sampling.md 5 and 6)."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from ltx_jax.diffusion.guidance import Guidance, GuidanceTable, keep_array, passes, skips
+from ltx_jax.diffusion.state import Call, GuidanceScales, SamplingPlan
+from ltx_jax.diffusion.steppers import STEPPERS
+from ltx_jax.errors import require
+from ltx_jax.streams import Array
+
+STRENGTHS = tuple(f.name for f in dataclasses.fields(GuidanceScales) if f.name != "rule")
+
+
+def make_plan(
+    sigmas: np.ndarray,
+    video: Guidance | GuidanceTable | None = None,
+    audio: Guidance | GuidanceTable | None = None,
+    *,
+    blocks: int = 0,
+    pad_to: int | None = None,
+    batched: bool = True,
+    whole_batch: bool = False,
+    stepper: str = "euler",
+    options: Mapping[str, float] | None = None,
+) -> SamplingPlan:
+    """The plan of a run along `sigmas` (steps + 1,); absent modalities have no guidance, None.
+
+    blocks: of the transformer, needed where a pass skips attentions. pad_to: steps to pad the arrays to. options:
+    numbers of the stepper that are not to be its defaults. Raises UserError when a schedule does not decrease or is
+    longer than `pad_to`, for a stepper or an option that does not exist, or a block that is to be skipped but lacking.
+    """
+    require(stepper in STEPPERS, f"There is no stepper '{stepper}'; choose one of {', '.join(STEPPERS)}.")
+    chosen = STEPPERS[stepper]
+    numbers = {**chosen.options, **(options or {})}
+    for name in numbers:
+        known = ", ".join(chosen.options) or "it has none"
+        require(name in chosen.options, f"The stepper '{stepper}' has no option '{name}' (of options: {known}).")
+    _check_levels(np.asarray(sigmas))
+    levels = chosen.levels(np.asarray(sigmas, np.float64))
+    _check_levels(levels)
+    steps = len(levels) - 1
+    total = steps if pad_to is None else pad_to
+    require(steps <= total, f"A schedule of {steps} steps does not fit a plan of {total}.")
+
+    given = {name: guide for name, guide in (("video", video), ("audio", audio)) if guide is not None}
+    guides = [{name: guide.at(float(sigma)) for name, guide in given.items()} for sigma in levels[:-1]]
+    calls, keep, call = _calls(guides, chosen.forces, blocks)
+
+    def padded(values: Sequence[float] | np.ndarray, to: int = total) -> Array:
+        return jnp.asarray(np.pad(np.asarray(values, np.float32), (0, to - len(values))))
+
+    def scales(name: str) -> GuidanceScales | None:
+        if name not in given:
+            return None
+        numbers = {field: padded([getattr(guide[name], field) for guide in guides]) for field in STRENGTHS}
+        return GuidanceScales(**numbers, rule=guides[0][name].rule)
+
+    return SamplingPlan(
+        sigmas=padded(levels, total + 1),
+        call=padded(call).astype(jnp.int32),
+        video=scales("video"),
+        audio=scales("audio"),
+        keep=keep,
+        options={name: jnp.float32(number) for name, number in numbers.items()},
+        coefficients={name: padded(values) for name, values in chosen.coefficients(levels, numbers).items()},
+        calls=calls,
+        batched=batched,
+        whole_batch=whole_batch,
+        stepper=stepper,
+    )
+
+
+def _check_levels(sigmas: np.ndarray) -> None:
+    decreasing = len(sigmas) >= 2 and bool(np.all(np.diff(sigmas) < 0)) and sigmas[-1] >= 0
+    require(decreasing, "The sigmas of a run must be at least two numbers that decrease and end at 0 or above.")
+
+
+def _calls(
+    guides: Sequence[Mapping[str, Guidance]], forces: tuple[str, ...], blocks: int
+) -> tuple[tuple[Call, ...], tuple[Array | None, ...], list[int]]:
+    """The distinct kinds of steps in the order they come, which attentions their passes run, and each step's kind.
+
+    guides: of the present modalities, at each step.
+    """
+    kinds: dict[tuple[Call, bytes | None], tuple[int, np.ndarray | None]] = {}
+    call = []
+    for i, step in enumerate(guides):
+        running = {name: guide for name, guide in step.items() if not skips(i, guide.skip_step)}
+        video, audio = running.get("video"), running.get("audio")
+        needed = Call(
+            passes(video, audio, forces), tuple(n for n in ("video", "audio") if n in running or n not in step)
+        )
+        needed = needed if running or not step else Call((), ())
+        keep = keep_array(needed.passes, video, audio, blocks)
+        kind = (needed, None if keep is None else keep.tobytes())
+        call.append(kinds.setdefault(kind, (len(kinds), keep))[0])
+    keeps = tuple(None if keep is None else jnp.asarray(keep) for _, keep in kinds.values())
+    return tuple(kind for kind, _ in kinds), keeps, call

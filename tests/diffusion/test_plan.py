@@ -1,0 +1,112 @@
+"""Plans: guidance by noise level and skipped steps, and that neither costs a call that is not needed."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ltx_jax.diffusion import conditioning, sample
+from ltx_jax.diffusion.guidance import RULES, Guidance, GuidanceTable
+from ltx_jax.errors import UserError
+from ltx_jax.streams import Rotary
+
+SIGMAS = np.array([1.0, 0.8, 0.6, 0.4, 0.2, 0.0])
+
+
+def track(seed=0, tokens=5):
+    noise = conditioning.draw_noise(jax.random.split(jax.random.key(seed), 2), tokens, 3)
+    state = conditioning.initial_state(noise, np.zeros((2, 1, tokens, 2), np.float32), (tokens, 1, 1), video=False)
+    return sample.make_track(state, Rotary((), (), jnp.zeros((1, tokens, 0), jnp.int32)))
+
+
+def network(calls):
+    """x0 that differs by pass, and that of each stream follows the other's tokens."""
+    shift = {"cond": 0.0, "uncond": 1.0, "perturbed": -0.5, "isolated": 0.25}
+
+    def predict(video, audio, passes, keep):
+        enabled = tuple(s is not None and s.enabled for s in (video, audio))
+        calls.append((passes, enabled))
+
+        def x0(own, other):
+            if own is None:
+                return None
+            rows = jnp.repeat(jnp.array([shift[p] for p in passes]), len(own.latent) // len(passes))[:, None, None]
+            return 0.5 * own.latent + rows + (0.0 if other is None else jnp.mean(other.latent, (1, 2), keepdims=True))
+
+        return x0(video, audio), x0(audio, video)
+
+    return predict
+
+
+def sampled(video, audio, **settings):
+    calls = []
+    plan = sample.make_plan(SIGMAS, video, audio, blocks=2, **settings)
+    keys = lambda name: jax.random.split(jax.random.key(4), 2)
+    state = sample.prepare(sample.SamplerState(video=track(), audio=track(1)), plan, keys)
+    with jax.disable_jit():
+        end = sample.run(network(calls), state, plan, 0, len(SIGMAS) - 1)
+    return calls, end
+
+
+def test_steps_that_both_skip_call_nothing():
+    guide = Guidance(cfg_scale=3.0, skip_step=2)
+    calls, _ = sampled(guide, guide)
+    assert calls == [(("cond", "uncond"), (True, True))] * 2  # steps 0 and 3
+
+
+def test_a_stream_that_skips_alone_is_carried_along():
+    calls, end = sampled(Guidance(cfg_scale=3.0, skip_step=1), Guidance(cfg_scale=2.0))
+    assert [enabled for _, enabled in calls] == [(True, True), (False, True)] * 2 + [(True, True)]
+    _, plain = sampled(Guidance(cfg_scale=3.0), Guidance(cfg_scale=2.0))
+    assert not np.allclose(end.video.latent, plain.video.latent)
+
+
+def test_the_compiled_loop_takes_the_same_branches():
+    guides = (Guidance(cfg_scale=3.0, skip_step=1), Guidance(stg_scale=1.0, skip_step=2))
+    plan = sample.make_plan(SIGMAS, *guides, blocks=2, pad_to=9)
+    state = sample.prepare(sample.SamplerState(video=track(), audio=track(1)), plan)
+    compiled = jax.jit(lambda state: sample.run(network([]), state, plan, 0, 5))(state)
+    _, eager = sampled(*guides)
+    np.testing.assert_allclose(compiled.video.latent, eager.video.latent, rtol=1e-5)
+    np.testing.assert_allclose(compiled.audio.latent, eager.audio.latent, rtol=1e-5)
+
+
+def test_a_table_runs_the_passes_of_each_noise_level():
+    table = GuidanceTable(((1.0, Guidance(cfg_scale=3.0)), (0.5, Guidance(stg_scale=1.0)), (0.3, Guidance())))
+    calls, _ = sampled(table, Guidance())
+    names = [passes for passes, _ in calls]
+    assert names == [("cond", "uncond")] * 3 + [("cond", "perturbed"), ("cond",)]
+
+
+def test_equal_rows_of_a_table_are_one_guidance():
+    guide = Guidance(cfg_scale=3.0, rescale_scale=0.7)
+    _, table = sampled(GuidanceTable(((1.0, guide), (0.5, guide))), Guidance())
+    _, plain = sampled(guide, Guidance())
+    np.testing.assert_array_equal(table.video.latent, plain.video.latent)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_rules_guide_along_the_text(rule):
+    """On one step from noise every rule moves away from the unconditional prediction, by its own amount."""
+    neutral = 0.0 if rule == "apg_stateful" else 1.0
+    ends = []
+    for scale in (neutral, 3.0):
+        guide = Guidance(cfg_scale=scale, rule=rule, stg_scale=0.5, momentum=0.5, norm_threshold=4.0)
+        ends.append(np.asarray(sampled(guide, Guidance())[1].video.latent))
+    assert ends[1].mean() < ends[0].mean() - 0.1
+
+
+def test_a_first_pass_that_is_forced_runs_once():
+    calls, _ = sampled(Guidance(), Guidance(), stepper="euler_cfg_pp")
+    assert {passes for passes, _ in calls} == {("cond", "uncond")}
+
+
+def test_mistakes_are_sentences():
+    with pytest.raises(UserError, match="no guidance rule"):
+        Guidance(rule="cfg_plus")
+    with pytest.raises(UserError, match="steps to skip"):
+        Guidance(skip_step=-1)
+    with pytest.raises(UserError, match="at least one row"):
+        GuidanceTable(())
+    with pytest.raises(UserError, match="same rule"):
+        GuidanceTable(((1.0, Guidance()), (0.5, Guidance(rule="apg"))))
