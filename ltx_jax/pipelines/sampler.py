@@ -167,7 +167,8 @@ class Sampler:
             written = {p: enhance(p, request.seed or 0, request.enhance_instructions) for p in given}
         for prompt, text in written.items():
             say(f"'{prompt}' became '{text}'")
-        return dataclasses.replace(request, prompts=tuple(written[p] for p in request.prompts), enhance_prompt=False)
+        done = {"enhance_prompt": False, "enhance_instructions": None}
+        return dataclasses.replace(request, prompts=tuple(written[p] for p in request.prompts), **done)
 
     def _timed(self, request: Request) -> list[tuple[Request, list[tuple[str, int]]]]:
         """Requests of one length each, and their clips, in the order of the request."""
