@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from jax.sharding import Mesh
 
 from ltx_jax.errors import UserError
 from ltx_jax.models.layers import abstract_params, init_params
+from ltx_jax.models.storage import HOST, Storage, put
 from ltx_jax.models.text.tokenizer import Tokenizer
 from ltx_jax.parallel.program import Program, with_shardings
 from ltx_jax.parallel.rules import param_shardings
@@ -24,12 +26,13 @@ from ltx_jax.rng import named_key
 class Networks:
     """The networks of a release by part; see `make_networks`. They hold no parameters.
 
-    dtype: of the computation.
+    dtype: of the computation. storage: how the weights lie on the devices.
     """
 
     release: Release
     modules: Mapping[str, nn.Module]
     dtype: Any
+    storage: Storage = Storage()
 
     def __getitem__(self, part: str) -> nn.Module:
         return self.modules[part]
@@ -55,9 +58,12 @@ def make_networks(
     return Networks(release, made, dtype)
 
 
-def networks_on(mesh: Mesh, release: Release, dtype: Any = jnp.float32, param_dtype: Any = jnp.float32) -> Networks:
-    """`make_networks` in the form that suits the mesh's devices."""
-    return make_networks(release, jnp.dtype(dtype), jnp.dtype(param_dtype), platform=mesh.devices.flat[0].platform)
+def networks_on(
+    mesh: Mesh, release: Release, dtype: Any = jnp.float32, param_dtype: Any = jnp.float32, storage: Storage = Storage()
+) -> Networks:
+    """`make_networks` in the form that suits the mesh's devices, on weights that lie as `storage` says."""
+    made = make_networks(release, jnp.dtype(dtype), jnp.dtype(param_dtype), platform=mesh.devices.flat[0].platform)
+    return dataclasses.replace(made, storage=storage)
 
 
 def abstract_parts(networks: Networks, parts: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -86,16 +92,19 @@ def _abstract(module: nn.Module, row: Part, release: Release) -> tuple[Any, Any]
 def abstract_weights(
     networks: Networks, parts: Sequence[str], mesh: Mesh, weights: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Shapes and shardings of `parts`, statistics among them, by the rules table.
+    """Shapes and shardings of `parts`, statistics among them, by the rules table and as the networks' storage says.
 
     Of the dtypes that `weights` (arrays by part) have, else of the networks' own.
     """
     with jax.set_mesh(mesh):
         shapes, axes = abstract_parts(networks, parts)
+    for part in parts:
+        shapes[part], axes[part] = networks.storage.quantized(part, shapes[part], axes[part])
     if weights is not None:
         dtypes = {part: weights[part] for part in shapes}
         shapes = jax.tree.map(lambda x, w: jax.ShapeDtypeStruct(x.shape, w.dtype), shapes, dtypes)
-    return with_shardings(shapes, param_shardings(axes, shapes, mesh))
+    shardings = param_shardings(axes, shapes, mesh)
+    return with_shardings(shapes, {part: networks.storage.placed(part, shardings[part]) for part in parts})
 
 
 def initial_parts(networks: Networks, parts: Sequence[str], seed: int) -> dict[str, Any]:
@@ -118,7 +127,7 @@ def place_parts(networks: Networks, params: Mapping[str, Any], parts: Sequence[s
         if isinstance(params, LazyParts):
             placed[part] = params.place(part, shardings)
         else:
-            placed[part] = jax.device_put(params[part], shardings)
+            placed[part] = put(params[part], shardings)
     return placed
 
 
@@ -142,6 +151,7 @@ class Placed:
         self.networks, self.params, self.mesh = networks, params, mesh
         self._programs: dict[Any, tuple[Program, jax.stages.Compiled]] = {}
         self._weights: dict[str, Any] = {}
+        self._asked: tuple[str, ...] = ()
 
     def use(self, params: Mapping[str, Any]) -> None:
         """Run with other parameters from now on; nothing is compiled again. The same ones are placed anew."""
@@ -149,10 +159,23 @@ class Placed:
 
     def weights(self, parts: Sequence[str]) -> dict[str, Any]:
         """The parameters of `parts` on the devices."""
+        self._asked = tuple(parts)
+        stays = self.networks.storage.stays
+        self._weights = {part: x for part, x in self._weights.items() if stays(part) or part in parts}
         missing = [part for part in parts if part not in self._weights]
         if missing:
             self._weights |= place_parts(self.networks, self.params, missing, self.mesh)
         return {part: self._weights[part] for part in parts}
+
+    def needs(self) -> tuple[int, int]:
+        """Bytes on one device of the weights there and those last asked for, and of what the largest of the programs
+        takes beside its weights."""
+        parts = dict.fromkeys([*self._weights, *self._asked])
+        leaves = jax.tree.leaves(abstract_weights(self.networks, list(parts), self.mesh))
+        sizes = [_local_bytes(x) for x in leaves if x.sharding.memory_kind != HOST]
+        stats: list[Any] = [run.memory_analysis() for _, run in self._programs.values()]
+        beside = [s.temp_size_in_bytes + s.output_size_in_bytes - s.alias_size_in_bytes for s in stats if s]
+        return sum(sizes), max(beside, default=0)
 
     def load(self, make: Callable[..., Program], parts: Sequence[str], *arguments: Any) -> Loaded:
         """The program make(networks, *arguments, mesh, weights), compiled once for such arguments, with its weights."""
@@ -162,6 +185,10 @@ class Placed:
             program = make(self.networks, *arguments, self.mesh, weights)
             self._programs[key] = (program, program.compile())
         return Loaded(*self._programs[key], weights)
+
+
+def _local_bytes(x: jax.ShapeDtypeStruct) -> int:
+    return math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
 
 
 def _signature(tree: Any) -> Any:
@@ -196,7 +223,7 @@ class LazyParts(Mapping[str, Any]):
         stream = getattr(self.loader(part), "place", None)
         if stream is not None and part not in self._loaded:
             return stream(shardings)
-        placed = jax.block_until_ready(jax.device_put(self[part], shardings))
+        placed = jax.block_until_ready(put(self[part], shardings))
         self.drop(part)
         return placed
 

@@ -19,6 +19,7 @@ from ml_collections import config_flags
 
 from ltx_jax.checkpoints.catalog import COMPONENTS, WORDS
 from ltx_jax.errors import UserError, require
+from ltx_jax.models.quantized import KINDS
 from ltx_jax.parallel import multihost
 from ltx_jax.parallel.mesh import DTYPES
 from ltx_jax.parallel.threads import make_room_for_collectives
@@ -136,6 +137,15 @@ def define_dtype() -> None:
     """Define the flag for the type that networks compute in."""
     text = "What networks compute in (default: bfloat16 on accelerators, float32 on a CPU)."
     flags.DEFINE_enum("dtype", None, list(DTYPES), text)
+
+
+def define_storage() -> None:
+    """Define the flags for how weights lie on the devices; see `models.storage.Storage`, which checks what is given."""
+    kinds = "|".join(KINDS)
+    flags.DEFINE_string("quantization", None, f"Linear layers in a byte a number: {kinds} (default: as in the file).")
+    flags.DEFINE_string(
+        "offload", None, "host: the transformer's layers wait in the host's memory, other parts leave the device."
+    )
 
 
 def define_cluster() -> None:

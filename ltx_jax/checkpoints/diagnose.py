@@ -59,7 +59,10 @@ def check_tensors(catalog: Catalog, release: Release, parts: Container[str] | No
     for part in parts_of(release):
         if parts is not None and part.name not in parts:
             continue
+        prefix = catalog.parts[part.name].prefix
+        spared = {prefix + o for name in part.names_of(release) if name.optional for o in name.officials()}
         for tensors, wanted in _wanted(catalog, release, part.name):
+            wanted = {name: shape for name, shape in wanted.items() if name in tensors or name not in spared}
             used.setdefault(id(tensors), set()).update(wanted)
             missing = [name for name in wanted if name not in tensors]
             if missing:

@@ -15,7 +15,8 @@ from ltx_jax.checkpoints.diagnose import check_pairing, check_parts, check_tenso
 from ltx_jax.checkpoints.recognise import FEATURES, Held
 from ltx_jax.checkpoints.safetensors import Tensors
 from ltx_jax.checkpoints.streaming import PartReader
-from ltx_jax.checkpoints.views import Joined, Renamed
+from ltx_jax.checkpoints.tables import part_shapes
+from ltx_jax.checkpoints.views import Filled, Joined, Renamed
 from ltx_jax.errors import UserError
 from ltx_jax.models.text.config import text_config
 from ltx_jax.models.text.tokenizer import Tokenizer
@@ -90,6 +91,10 @@ def _loaders(parts: Iterable[Part], release: Release, catalog: Catalog, dtype: A
 def part_source(part: Part, release: Release, catalog: Catalog) -> tuple[list[Name], Held]:
     """A part's names and what they are read from; the connectors' part may lie in two files."""
     names, held = part.names_of(release), catalog.parts[part.name]
+    lacking = [o for name in names if name.optional for o in name.officials() if held.prefix + o not in held.tensors]
+    if lacking:
+        shapes = part_shapes(release, part.name)
+        held = Held(Filled(held.tensors, {held.prefix + o: shapes[o] for o in lacking}), held.prefix)
     if part.name != "connectors":
         return names, held
     features = catalog.parts[FEATURES].tensors

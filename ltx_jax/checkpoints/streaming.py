@@ -19,10 +19,13 @@ from tqdm import tqdm
 
 from ltx_jax.checkpoints.safetensors import Tensors
 from ltx_jax.checkpoints.views import Cast
+from ltx_jax.models.quantized import Quantized
+from ltx_jax.models.storage import HOST, settled
 from ltx_jax.names import Name, folded, insert, to_tree
 from ltx_jax.parallel.multihost import is_first
 
-AHEAD = 64 << 20  # bytes that are read before they are wanted, and that may be on their way to a device
+AHEAD = 128 << 20  # bytes that are read before they are wanted, beside a tensor that is dealt with
+UNDER_WAY = 64 << 20  # bytes that may be on their way to a device
 SHOWN = 1 << 30  # bytes from which on a bar tells how far loading is
 Index = tuple[slice, ...]
 
@@ -43,7 +46,7 @@ class PartReader:
         return to_tree(self.names, self.tensors, self.prefix)
 
     def place(self, shardings: Any) -> dict[str, Any]:
-        """Our parameter tree on the devices. shardings: a NamedSharding for each parameter."""
+        """Our parameter tree on the devices. shardings: a NamedSharding for each parameter, or a Quantized of them."""
         jobs = [(name, i, self.prefix + official) for name in self.names for i, official in enumerate(name.officials())]
         size = lambda job: self._stored.nbytes(job[2])
         total = sum(map(size, jobs))
@@ -57,7 +60,7 @@ class PartReader:
                 leaf = self._place(tree, shardings, job, rows)
                 del rows
                 waiting += size(job)
-                if waiting > AHEAD:  # what is still under way holds on to memory of the host
+                if waiting > UNDER_WAY:  # what is still under way holds on to memory of the host
                     jax.block_until_ready(leaf)
                     waiting = 0
                 bar.update(size(job))
@@ -69,7 +72,7 @@ class PartReader:
         shape = self._stored.shape(official)
         if not shape:
             return {(0, 0): self._stored.read(official)}
-        indices = one_layer(name, _at(shardings, name.path)).addressable_devices_indices_map(turned(name, shape))
+        indices = one_layer(name, _sharding(shardings, name)).addressable_devices_indices_map(turned(name, shape))
         wanted = {_rows_of(name, index, shape) for index in indices.values() if index is not None}
         found = {rows: self._stored.read(official, rows) for rows in wanted}
         gate = name.gates()[job[1]]
@@ -80,7 +83,7 @@ class PartReader:
 
     def _place(self, tree: dict[str, Any], shardings: Any, job: tuple[Name, int, str], rows: Any) -> jax.Array:
         name, i, official = job
-        sharding, shape = _at(shardings, name.path), self._stored.shape(official)
+        target, shape = _at(shardings, name.path), self._stored.shape(official)
         dtype = self.tensors.dtype(official)
 
         def cut(index: Index) -> np.ndarray:
@@ -90,15 +93,16 @@ class PartReader:
             view = held if name.axes is None else held.transpose(name.axes)
             return view[tuple(slice(None) if d == _first(name) else part for d, part in enumerate(index))]
 
-        x = jax.make_array_from_callback(turned(name, shape), one_layer(name, sharding), cut)
+        x = jax.make_array_from_callback(turned(name, shape), one_layer(name, _sharding(shardings, name)), cut)
         if name.layers is None:
-            leaf = x if x.dtype == dtype else _cast(dtype, sharding)(x)
+            leaf = x if x.dtype == dtype and x.sharding == target else _settle(dtype, target)(x)
         else:
             if i == 0:
                 types = [self.tensors.dtype(self.prefix + o) for o in name.officials()]
-                make = functools.partial(jnp.zeros, (name.layers, *x.shape), jnp.result_type(*types))
-                insert(tree, name.path, jax.jit(make, out_shardings=sharding)())
-            leaf = _write(sharding)(_at(tree, name.path), x, np.int32(i))
+                layer = jax.eval_shape(lambda x: settled(x, target, jnp.result_type(*types)), x)
+                make = lambda: jax.tree.map(lambda s: jnp.zeros((name.layers, *s.shape), s.dtype), layer)
+                insert(tree, name.path, jax.jit(make, out_shardings=target)())
+            leaf = _write(target)(_at(tree, name.path), x, np.int32(i))
         insert(tree, name.path, leaf)
         return leaf
 
@@ -125,26 +129,40 @@ def _rows_of(name: Name, index: Index, shape: tuple[int, ...]) -> tuple[int, int
     return start, stop
 
 
-@functools.lru_cache
-def _cast(dtype: np.dtype, sharding: NamedSharding) -> Callable[[jax.Array], jax.Array]:
-    return jax.jit(lambda x: x.astype(dtype), out_shardings=sharding)
+def _sharding(shardings: Any, name: Name) -> NamedSharding:
+    """How a parameter as it is in the file lies on the devices."""
+    target = _at(shardings, name.path)
+    return target.values if isinstance(target, Quantized) else target
 
 
 @functools.lru_cache
-def _write(sharding: NamedSharding) -> Callable[..., jax.Array]:
-    def write(stack: jax.Array, x: jax.Array, i: Any) -> jax.Array:
-        return jax.lax.dynamic_update_index_in_dim(stack, x.astype(stack.dtype), i, 0)
+def _settle(dtype: np.dtype, target: Any) -> Callable[[jax.Array], Any]:
+    return jax.jit(lambda x: settled(x, target, dtype), out_shardings=target)
 
-    return jax.jit(write, donate_argnums=0, out_shardings=sharding)
+
+@functools.lru_cache
+def _write(target: Any) -> Callable[..., Any]:
+    """Writes one layer into a stack, of the device's memory or the host's."""
+
+    def into(stack: jax.Array, new: jax.Array, sharding: NamedSharding, i: Any) -> jax.Array:
+        new = jax.device_put(new, jax.memory.Space.Host) if sharding.memory_kind == HOST else new
+        return jax.lax.dynamic_update_index_in_dim(stack, new.astype(stack.dtype), i, 0)
+
+    def write(stack: Any, x: jax.Array, i: Any) -> Any:
+        dtype = x.dtype if isinstance(stack, Quantized) else stack.dtype
+        return jax.tree.map(functools.partial(into, i=i), stack, settled(x, target, dtype), target)
+
+    return jax.jit(write, donate_argnums=0, out_shardings=target)
 
 
 def _ahead(jobs: Iterable[Any], read: Callable[[Any], Any], size: Callable[[Any], int]) -> Iterator[tuple[Any, Any]]:
-    """Jobs with what was read for each, in order; small ones are read while the caller deals with those before."""
+    """Jobs with what was read for each, in order; the next ones are read while the caller deals with those before."""
     waiting: deque[tuple[Any, concurrent.futures.Future[Any]]] = deque()
     held, left = 0, deque(jobs)
+    most = AHEAD + max(map(size, left), default=0)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         while left or waiting:
-            while left and (not held or held + size(left[0]) <= AHEAD):
+            while left and held + size(left[0]) <= most:
                 held += size(left[0])
                 waiting.append((left[0], pool.submit(read, left.popleft())))
             job, future = waiting.popleft()

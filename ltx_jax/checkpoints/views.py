@@ -79,6 +79,30 @@ class Cast(View):
         return self.base.read(name, rows).astype(self.dtype(name), copy=False)
 
 
+class Filled(View):
+    """The tensors of `base`, and zeros of the shapes given by name for those that it lacks."""
+
+    def __init__(self, base: Tensors, shapes: Mapping[str, tuple[int, ...]]):
+        super().__init__(base)
+        self._shapes = {name: shape for name, shape in shapes.items() if name not in base}
+        self.held = dict.fromkeys([*base, *self._shapes])
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor without reading it."""
+        return self._shapes.get(name) or self.base.shape(name)
+
+    def dtype(self, name: str) -> np.dtype:
+        """Type of a tensor without reading it."""
+        return np.dtype(np.float32) if name in self._shapes else self.base.dtype(name)
+
+    def read(self, name: str, rows: Rows | None = None) -> np.ndarray:
+        """A tensor, or its rows [start, stop) on the first axis."""
+        if name not in self._shapes:
+            return self.base.read(name, rows)
+        zeros = np.zeros(self._shapes[name], np.float32)
+        return zeros if rows is None else zeros[rows[0] : rows[1]]
+
+
 class Renamed(View):
     """Tensors under other names, each made of pieces of `base` that are joined on the first axis."""
 

@@ -1,5 +1,6 @@
 """Layers that every network shares, and the one function that turns a module into shapes and axis names."""
 
+import contextvars
 import functools
 import math
 from collections.abc import Callable
@@ -10,11 +11,14 @@ import jax
 import jax.numpy as jnp
 from flax.core import meta, unfreeze
 
+from ltx_jax.models.quantized import Quantized, times_quantized
 from ltx_jax.parallel import rules
 
 Array = jax.Array
 Dtype = Any
 Axes = tuple[str | None, str | None]
+# Set while nothing but shapes is asked for: tracing random draws would take a third of the time.
+_shapes_only: contextvars.ContextVar[bool] = contextvars.ContextVar("shapes_only", default=False)
 FEW_ROWS = 8  # at most so many rows turn the product round, see `_times_transposed`
 
 
@@ -51,7 +55,11 @@ gelu.defvjp(lambda x: (_gelu(x), x), lambda x, gradient: jax.vjp(_gelu, x)[1](gr
 
 def partitioned(init: Callable, *axes: str | None) -> Callable:
     """`init` whose parameter carries logical axis names (see parallel/rules.py)."""
-    return nn.with_logical_partitioning(init, axes)
+
+    def begin(key: Array, shape: Any, dtype: Dtype = jnp.float32) -> Array:
+        return jnp.zeros(shape, dtype) if _shapes_only.get() else init(key, shape, dtype)
+
+    return nn.with_logical_partitioning(begin, axes)
 
 
 def _gathered(kernel: Array, dtype: Dtype, axes: Axes) -> Array:
@@ -138,6 +146,8 @@ cast_add.defvjp(lambda y, bias: (cast_add(y, bias), bias), _cast_add_backward)
 class Linear(nn.Module):
     """y = x @ kernel + bias over the last axis; kernel is (in, out), stored in `param_dtype`, used in `dtype`.
 
+    For inference it may be a `Quantized`.
+
     axes: logical names of (in, out). Where the collection `lora` holds `a` (in, rank) and `b` (rank, out) for this
     layer, (x a) b is added; with `keys`, one per sample, and `keep` (), the adapter sees x through dropout.
     """
@@ -178,8 +188,10 @@ def dropout(x: Array, keys: Array, keep: Array) -> Array:
     return jnp.where(kept, x / keep, 0).astype(x.dtype)
 
 
-def _matmul(x: Array, kernel: Array, axes: Axes) -> Array:
+def _matmul(x: Array, kernel: Array | Quantized, axes: Axes) -> Array:
     """x @ kernel in x's dtype; a kernel stored in a wider type gets its gradient in that type."""
+    if isinstance(kernel, Quantized):
+        return times_quantized(x, kernel, rules.gather_parameter(kernel.values, *axes))
     return cast_matmul(x, kernel, axes) if _is_wider(kernel, x) else matmul(x, kernel.astype(x.dtype))
 
 
@@ -192,7 +204,11 @@ def abstract_params(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, 
 
     Returns (ShapeDtypeStructs, tuples of axis names). Boxes (flax's partitioning metadata) exist only inside here.
     """
-    variables = jax.eval_shape(lambda *given: module.init(jax.random.key(0), *given, **kwargs), *args)
+    token = _shapes_only.set(True)
+    try:
+        variables = jax.eval_shape(lambda *given: module.init(jax.random.key(0), *given, **kwargs), *args)
+    finally:
+        _shapes_only.reset(token)
     boxed = unfreeze(variables)["params"]
     is_box = lambda x: isinstance(x, meta.AxisMetadata)
     shapes = meta.unbox(boxed)

@@ -19,7 +19,8 @@ class Name:
 
     axes: ours = official.transpose(axes); None keeps the order. layers: the official name contains "{i}" for i in
     range(first, ..., step), `layers` of them, and ours stacks them on a new leading axis. gate: a vector that older
-    files have beside it, by which the rows of the official tensor are multiplied where it is there.
+    files have beside it, by which the rows of the official tensor are multiplied where it is there. optional: a file
+    may lack it, which means zeros.
     """
 
     official: str
@@ -29,6 +30,7 @@ class Name:
     first: int = 0
     step: int = 1
     gate: str | None = None
+    optional: bool = False
 
     def officials(self) -> list[str]:
         return self._each(self.official)

@@ -58,7 +58,7 @@ def _stream_names(config: DiTConfig, modality: Modality) -> list[Name]:
         for part in ("linear_1", "linear_2"):
             names += linear(f"{audio}caption_projection.{part}", (entry, "caption_projection", part))
     if modality == "video" and config.use_keyframes_abs_pos_embedding:
-        names.append(Name("keyframes_abs_pos_embedding", (entry, "keyframes_abs_pos_embedding")))
+        names.append(Name("keyframes_abs_pos_embedding", (entry, "keyframes_abs_pos_embedding"), optional=True))
     if config.model_type == "av":
         gate = "a2v" if modality == "video" else "v2a"  # of what this stream receives
         scale_shift = f"av_ca_{modality}_scale_shift_adaln_single"

@@ -26,11 +26,12 @@ from ltx_jax.checkpoints.lora import apply_loras, parse_lora
 from ltx_jax.diffusion.geometry import VideoShape, latent_shape, unpatchify_video
 from ltx_jax.diffusion.sample import SamplerState, make_plan, prepare
 from ltx_jax.errors import require
+from ltx_jax.models.storage import Storage
 from ltx_jax.models.text.config import Gemma3Config
 from ltx_jax.models.text.duration import duration_frames
 from ltx_jax.parallel.mesh import compute_dtype, make_mesh
 from ltx_jax.parallel.multihost import say
-from ltx_jax.pipelines import programs
+from ltx_jax.pipelines import memory, programs
 from ltx_jax.pipelines.clip import Clip
 from ltx_jax.pipelines.decoding import check_finite, decode_pieces, tiling_of
 from ltx_jax.pipelines.enhance import Enhancer
@@ -67,13 +68,16 @@ def open_model(
     prompt_enhancer: str | Path | None = None,
     mesh: Mesh | None = None,
     dtype: Any = None,
+    quantization: str | None = None,
+    offload: str | None = None,
 ) -> Model:
     """The model at `checkpoint` with LoRAs (PATH[:STRENGTH]) merged; see `load_bundle` and `Sampler`.
 
     Without a checkpoint, and without a transformer among `files`, it is the toy. prompt_enhancer: the folder of a chat
     model, where it is not the text encoder that enhances. Weights stay in the type of the file. On a CPU, which would
-    convert them in every step, they take that of the computation.
+    convert them in every step, they take that of the computation. quantization, offload: see `Storage`.
     """
+    storage = Storage(quantization, offload)
     mesh, files = make_mesh() if mesh is None else mesh, {k: v for k, v in (files or {}).items() if v is not None}
     checkpoint = checkpoint or (None if "transformer" in files else "toy")
     adapters = [parse_lora(text) for text in loras]  # before weights are read, which takes minutes for a large model
@@ -86,7 +90,7 @@ def open_model(
     chat = None if prompt_enhancer is None else load_text_model(prompt_enhancer, bundle.release, stored)
     bundle = apply_loras(bundle, adapters)
     origin = {"checkpoint": str(checkpoint or files["transformer"]), "lora": list(loras)}
-    return Model(Sampler(bundle, mesh, dtype, origin, chat))
+    return Model(Sampler(bundle, mesh, dtype, origin, chat, storage))
 
 
 class Sampler:
@@ -94,13 +98,13 @@ class Sampler:
 
     def __init__(
         self, bundle: Bundle, mesh: Mesh | None = None, dtype: Any = None, origin: Mapping[str, Any] | None = None,
-        chat: Bundle | None = None,
+        chat: Bundle | None = None, storage: Storage = Storage(),
     ):  # fmt: skip
         """mesh: devices to use, all by default. dtype: of the computation, see `compute_dtype`; origin: where the
-        weights come from, for the metadata of clips; chat: the text model that enhances prompts, if not the encoder.
-        Another mesh or type is another sampler."""
+        weights come from, for the metadata of clips; chat: the text model that enhances prompts, if not the encoder;
+        storage: how the weights lie on the devices. Another mesh or type is another sampler."""
         self.bundle, self.mesh = bundle, make_mesh() if mesh is None else mesh
-        self.networks = networks_on(self.mesh, bundle.release, compute_dtype(self.mesh, dtype))
+        self.networks = networks_on(self.mesh, bundle.release, compute_dtype(self.mesh, dtype), storage=storage)
         self.origin = {"model": bundle.release.name, **(origin or {}), "dtype": str(self.networks.dtype)}
         self._placed, self._chat = Placed(self.networks, bundle.params, self.mesh), chat
         self._lock = threading.RLock()
@@ -145,7 +149,7 @@ class Sampler:
         total = sum(sum(stage.steps for stage in stages) + 1 for _, stages, _, _ in batches)
         with tqdm(total=total, desc="sampling", unit="step", disable=not progress) as bar:
             for batch in batches:
-                with self._lock, jax.set_mesh(self.mesh):
+                with self._lock, jax.set_mesh(self.mesh), memory.one_sentence(self._placed):
                     made = self._batch(*batch, bar)
                 if batch is batches[-1]:
                     bar.close()  # what the caller prints comes after it
@@ -159,7 +163,7 @@ class Sampler:
             f"The text encoder of {release.name} only encodes: give the folder of a chat model with --prompt_enhancer.",
         )
         if self._chat is not None:
-            networks = networks_on(self.mesh, self._chat.release, self.networks.dtype)
+            networks = networks_on(self.mesh, self._chat.release, self.networks.dtype, storage=self.networks.storage)
             placed = Placed(networks, self._chat.params, self.mesh)
         enhance = Enhancer(self._chat or self.bundle, placed)
         given = dict.fromkeys(request.prompts)

@@ -19,6 +19,7 @@ from ltx_jax.diffusion.guidance import PASSES, Guidance
 from ltx_jax.diffusion.sample import SamplerState, SamplingPlan, make_plan
 from ltx_jax.errors import require
 from ltx_jax.experiment import Experiment
+from ltx_jax.models.storage import Storage
 from ltx_jax.parallel.flops import jaxpr_flops
 from ltx_jax.parallel.mesh import compute_dtype
 from ltx_jax.parallel.program import Program
@@ -39,6 +40,7 @@ class Workload:
 
     steps: of the sampling loop; passes: network passes of each step, run in one call. lora: train adapters alone.
     dtype: of the weights and the compute of sampling and decoding, None: see `compute_dtype`; training says its own.
+    storage: how weights lie on the devices, of sampling and decoding.
     """
 
     mode: Mode
@@ -48,6 +50,7 @@ class Workload:
     passes: int = 1
     lora: bool = False
     dtype: str | None = None
+    storage: Storage = Storage()
 
     def __post_init__(self):
         require(self.mode in get_args(Mode), f"There is no mode '{self.mode}' to plan.")
@@ -55,6 +58,10 @@ class Workload:
         require(self.steps >= 1, f"Sampling needs at least one step, not {self.steps}.")
         require(1 <= self.passes <= len(PASSES), f"passes must lie in 1..{len(PASSES)}, not {self.passes}.")
         require(self.mode == "train" or not self.lora, "--lora belongs to --mode=train.")
+        require(
+            self.storage == Storage() or self.mode in ("sample", "decode"),
+            "--quantization and --offload belong to --mode=sample and --mode=decode.",
+        )
 
     def size(self, mesh: Mesh) -> int:
         """Samples per step of all devices."""
@@ -111,7 +118,7 @@ def training_stage(experiment: Experiment, workload: Workload, mesh: Mesh) -> Di
 def sampling_networks(experiment: Experiment, workload: Workload, mesh: Mesh) -> Networks:
     """The networks as the runner makes them, on weights of the workload's type."""
     dtype = compute_dtype(mesh, workload.dtype)
-    return networks_on(mesh, experiment.model, dtype, dtype)
+    return networks_on(mesh, experiment.model, dtype, dtype, workload.storage)
 
 
 def sampling_state(experiment: Experiment, workload: Workload, mesh: Mesh) -> SamplerState:

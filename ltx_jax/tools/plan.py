@@ -2,6 +2,8 @@
 
     python -m ltx_jax.tools.plan --config=configs/ltx2_19b.py --topology=v6e:4x4 --mode=train
     python -m ltx_jax.tools.plan --config=configs/ltx2_19b.py --topology=h100:1 --mode=train --lora
+    python -m ltx_jax.tools.plan --config=configs/ltx2_3_22b.py --topology=rtx4090 --mode=sample --width=768 \\
+        --height=512 --num_frames=121 --quantization=int8 --offload=host
     python -m ltx_jax.tools.plan --config=configs/ltx2_19b.py --topology=v6e:4x4 --mode=sample --width=3840 \\
         --height=2176 --num_frames=497 --fps=50
 
@@ -24,6 +26,7 @@ from ltx_jax import cli
 from ltx_jax.diffusion.geometry import VideoShape
 from ltx_jax.errors import UserError
 from ltx_jax.experiment import Experiment
+from ltx_jax.models.storage import Storage
 from ltx_jax.models.video_vae.encoder import check_video_shape
 from ltx_jax.planning import report, search
 from ltx_jax.planning.meshes import choose_mesh
@@ -44,6 +47,7 @@ def define_flags() -> None:
     flags.DEFINE_bool("lora", False, "Train adapters of the frozen transformer alone.")
     cli.define_request("width", "height", "num_frames", "fps")
     cli.define_dtype()
+    cli.define_storage()
     flags.DEFINE_integer("batch", None, "Samples per step of all devices (default: one per batch shard).")
     flags.DEFINE_integer("steps", 8, "Steps of the sampling loop.")
     flags.DEFINE_integer("passes", 1, "Network passes of a sampling step, run in one call.")
@@ -84,7 +88,8 @@ def _workload(experiment: Experiment) -> Workload:
     pick = lambda name: getattr(defaults, name) if FLAGS[name].value is None else FLAGS[name].value
     shape = VideoShape(pick("num_frames"), pick("height"), pick("width"), pick("fps"))
     check_video_shape(experiment.model.video_vae, shape.frames, shape.height, shape.width)
-    return Workload(FLAGS.mode, shape, FLAGS.batch, FLAGS.steps, FLAGS.passes, FLAGS.lora, FLAGS.dtype)
+    storage = Storage(FLAGS.quantization, FLAGS.offload)
+    return Workload(FLAGS.mode, shape, FLAGS.batch, FLAGS.steps, FLAGS.passes, FLAGS.lora, FLAGS.dtype, storage)
 
 
 def _search(experiment: Experiment, workload: Workload, target) -> None:

@@ -34,6 +34,7 @@ def define_flags() -> None:
     flags.DEFINE_string("prompt_enhancer", None, "Folder of the chat model of --enhance_prompt (default: the encoder).")
     flags.DEFINE_multi_string("lora", [], "LoRA to merge: PATH[:STRENGTH] (or PATH STRENGTH); may be repeated.")
     cli.define_dtype()
+    cli.define_storage()
     flags.DEFINE_bool("progress", True, "Show a progress bar.")
 
 
@@ -52,6 +53,7 @@ def _sample() -> None:
     model = open_model(
         FLAGS.checkpoint, FLAGS.text_encoder, files=cli.component_files(), loras=FLAGS.lora,
         prompt_enhancer=FLAGS.prompt_enhancer, mesh=mesh, dtype=FLAGS.dtype,
+        quantization=FLAGS.quantization, offload=FLAGS.offload,
     )  # fmt: skip
     if cli.given("config"):
         check_same_model(experiment.model, model.bundle.release, model.sampler.origin["checkpoint"])

@@ -4,15 +4,20 @@ import json
 import shutil
 import struct
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
 
+from ltx_jax.bundle import networks_on, place_parts
 from ltx_jax.checkpoints.load import TOY, load_bundle
 from ltx_jax.checkpoints.safetensors import SafetensorsFile, write_safetensors
 from ltx_jax.errors import UserError
 from ltx_jax.names.diffusers import COMPONENTS, diffusers_names
+from ltx_jax.parallel.mesh import MeshConfig, make_mesh
 from ltx_jax.parts import parts_of
+from ltx_jax.pipelines.request import Request
+from ltx_jax.pipelines.sampler import Sampler
 
 WHOLE = SafetensorsFile(TOY / "model.safetensors")
 TEXT = SafetensorsFile(TOY / "text_encoder/model.safetensors")
@@ -163,6 +168,25 @@ def test_repacks_without_prefix_and_scaled_fp8(tmp_path):
     np.testing.assert_array_equal(kernel[0], expected.T)
 
 
+def test_a_file_without_the_embedding_of_key_frames_means_zeros(tmp_path):
+    key = "model.diffusion_model.keyframes_abs_pos_embedding"
+    bundle = load_bundle(damaged(tmp_path, lambda tensors: tensors.pop(key)))
+    found = bundle.params["transformer"]["video_entry"]["keyframes_abs_pos_embedding"]
+    assert found.shape == WHOLE.shape(key) and not found.any() and WHOLE[key].any()
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    placed = place_parts(networks_on(mesh, bundle.release), bundle.params, ("transformer",), mesh)["transformer"]
+    assert not placed["video_entry"]["keyframes_abs_pos_embedding"].any()
+
+
+def test_distilled_weights_asked_for_guidance_are_warned_about(tmp_path, capsys):
+    shutil.copytree(TOY, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "model.safetensors").rename(tmp_path / "ltx-2-19b-distilled.safetensors")
+    sampler = Sampler(load_bundle(tmp_path / "ltx-2-19b-distilled.safetensors"))
+    for cfg, warned in ((1.0, False), (3.0, True)):
+        sampler.clips(Request(prompts=("a red circle",), seed=1, cfg=cfg))  # nothing is sampled before it is asked for
+        assert ("distilled to sample without guidance" in "".join(capsys.readouterr())) == warned
+
+
 # --- mistakes -------------------------------------------------------------------------------------------------------
 
 
@@ -303,3 +327,14 @@ def test_names_of_the_hub_are_found_in_its_cache(tmp_path, monkeypatch):
     for wrong, words in (("hf:some/other/x.safetensors", "not in the hub's cache"), ("hf:some", "names no file")):
         with pytest.raises(UserError, match=words):
             load_bundle(wrong)
+
+
+def test_a_gated_repository_is_one_sentence(monkeypatch):
+    hub = pytest.importorskip("huggingface_hub", reason="names of the hub need the extra 'hub'")
+
+    def refuse(*args, **more):
+        raise hub.errors.GatedRepoError.__new__(hub.errors.GatedRepoError)  # as made of a response of the hub
+
+    monkeypatch.setattr(hub, "hf_hub_download", refuse)
+    with pytest.raises(UserError, match=r"gated: accept its terms at https://huggingface.co/some/model.*hf auth login"):
+        load_bundle("hf:some/model/x.safetensors")

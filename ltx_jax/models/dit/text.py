@@ -8,6 +8,7 @@ from ltx_jax.models.dit.block import modulate_text
 from ltx_jax.models.dit.config import DiTConfig, Modality
 from ltx_jax.models.dit.transformer import CaptionProjection
 from ltx_jax.models.layers import Array, Dtype, Linear
+from ltx_jax.models.storage import in_host_memory, on_device
 from ltx_jax.parallel.rules import constrain
 
 
@@ -26,6 +27,7 @@ def remember_text(config: DiTConfig, modality: Modality, params: Any, tokens: Ar
     inner = sizes.heads * sizes.head_dim
 
     def of_block(layer: Any) -> tuple[Array, Array]:
+        layer = on_device(layer) if in_host_memory(layer) else layer
         own = modulate_text(text, layer["prompt_scale_shift_table"], None) if config.cross_attention_adaln else text
         linear = lambda name: Linear(inner, ("embed", "heads"), True, dtype, dtype).apply(
             {"params": layer["attn2"][name]}, own

@@ -16,10 +16,11 @@ import numpy as np
 from ltx_jax.errors import UserError, require
 from ltx_jax.kernels.prologue import packed
 from ltx_jax.kernels.spec import Mask
-from ltx_jax.models.dit.block import Block, StreamInputs, modulate, per_token, table_init
+from ltx_jax.models.dit.block import Block, Pair, StreamInputs, modulate, per_token, table_init
 from ltx_jax.models.dit.config import DiTConfig, Modality
 from ltx_jax.models.dit.rope import gather_tables, rotary_tables
 from ltx_jax.models.layers import Array, Dtype, Linear, gelu, layer_norm, partitioned
+from ltx_jax.models.storage import in_host_memory, stream_layers
 from ltx_jax.parallel.rules import constrain
 from ltx_jax.streams import Context, Rotary, Stream, length_mask
 
@@ -75,9 +76,9 @@ class DiT(nn.Module):
             _check_keep(self.config, stream, keep)
 
         # v: (B, T, Dv), a: (B, A, Da)
-        blocks = self._blocks(_runs(video), _runs(audio))
+        runs = (_runs(video), _runs(audio))
         memory = tuple(None if context is None else context.memory for context in (video_context, audio_context))
-        (v, a), _ = blocks((v, a), (video_inputs, audio_inputs), _layers_first(keep), memory)
+        v, a = self._blocks(runs, (v, a), (video_inputs, audio_inputs), _layers_first(keep), memory)
 
         return self._output("video", video, v, video_levels), self._output("audio", audio, a, audio_levels)
 
@@ -97,8 +98,14 @@ class DiT(nn.Module):
         output = StreamOutput(self.config, modality, self.dtype, self.param_dtype, name=f"{modality}_exit")
         return output(tokens, levels, stream.level_index)
 
-    def _blocks(self, video_runs: bool, audio_runs: bool) -> Any:
-        """All blocks: parameters stacked on a leading `layers` axis, one compiled body."""
+    def _blocks(self, runs: tuple[bool, bool], tokens: Pair, inputs: Pair, keep: Array | None, memory: Pair) -> Pair:
+        """All blocks: parameters stacked on a leading `layers` axis, one compiled body. See `Block`."""
+        settings = (self.config, *runs, self.dtype, self.param_dtype)
+        held = None if self.is_initializing() else self.get_variable("params", "blocks")
+        if in_host_memory(held):
+            alone = Block(*settings, parent=None)
+            step = lambda tokens, layer, other: alone.apply({"params": layer}, tokens, inputs, *other)[0]
+            return stream_layers(step, tokens, held, (keep, memory), self.config.num_layers)
         if self.remat not in REMAT_POLICIES:
             raise UserError(f"remat is '{self.remat}', but must be one of {', '.join(REMAT_POLICIES)}.")
         policy = REMAT_POLICIES[self.remat]
@@ -111,7 +118,7 @@ class DiT(nn.Module):
             length=self.config.num_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
-        return stack(self.config, video_runs, audio_runs, self.dtype, self.param_dtype, name="blocks")
+        return stack(*settings, name="blocks")(tokens, inputs, keep, memory)[0]
 
 
 class StreamEmbed(nn.Module):
