@@ -25,6 +25,7 @@ AREAS = {
     "audio_vae": "ltx_jax.conformance.audio_vae",
     "audio": "ltx_jax.conformance.audio",
     "diffusion": "ltx_jax.conformance.diffusion",
+    "diffusion.pipeline": "ltx_jax.conformance.pipeline",
     **{f"diffusion.{name}": "ltx_jax.conformance.tiles" for name in ("latent_tiling", "dfr")},
     **{f"diffusion.{name}": "ltx_jax.conformance.sampler" for name in ("trajectory", "guidance.denoiser")},
     "diffusion.duration_frames": "ltx_jax.conformance.text",

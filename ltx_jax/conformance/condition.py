@@ -23,7 +23,7 @@ def _condition(case: Case) -> Outputs:
     state = _initial_state(case)
     after = state
     for i in range(len(c["items"])):
-        after = _item(case, i, state).apply(after)
+        after = item_of(case, i, state).apply(after)
     outputs = {**_fields("before", state, c["sigma"]), **_fields("after", after, c["sigma"])}
     noise, denoised = (jnp.asarray(case.inputs[k]) for k in ("noise", "denoised_tokens"))
     outputs["noised_latent"] = conditioning.add_state_noise(after, noise, c["noise_scale"]).latent
@@ -43,7 +43,7 @@ def _condition(case: Case) -> Outputs:
 def _initial_state(case: Case) -> LatentState:
     c, shape = case.config, case.config["shape"]
     latent = case.inputs["initial_latent"] if c["initial"] else np.zeros(shape, np.float32)
-    tokens, grid = _tokens(latent)
+    tokens, grid = tokens_of(latent)
     if len(shape) == 4:
         positions = geometry.audio_positions(shape[2], batch=shape[0])
         return conditioning.initial_state(tokens, positions, grid, video=False)
@@ -52,7 +52,7 @@ def _initial_state(case: Case) -> LatentState:
     return conditioning.initial_state(tokens, positions, grid, video=True)
 
 
-def _tokens(latent: np.ndarray) -> tuple[Array, Grid]:
+def tokens_of(latent: np.ndarray) -> tuple[Array, Grid]:
     """Tokens and grid of a recorded latent of either modality."""
     if latent.ndim == 4:
         return jnp.asarray(geometry.patchify_audio(audio_from_recording(latent))), (latent.shape[2], 1, 1)
@@ -60,10 +60,11 @@ def _tokens(latent: np.ndarray) -> tuple[Array, Grid]:
     return jnp.asarray(geometry.patchify_video(video_from_recording(latent))), grid
 
 
-def _item(case: Case, i: int, state: LatentState) -> items.Item:
+def item_of(case: Case, i: int, state: LatentState) -> items.Item:
+    """The i-th item of a recorded case, for a state as it is before all items."""
     item = case.config["items"][i]
     latent = case.inputs.get(f"item{i}_latent")
-    tokens, grid = (None, (0, 0, 0)) if latent is None else _tokens(latent)
+    tokens, grid = (None, (0, 0, 0)) if latent is None else tokens_of(latent)
     made = ITEMS.get(item["type"])
     if made is None:
         raise UserError(f"The conditioning item '{item['type']}' is not known yet.")
@@ -94,7 +95,7 @@ def _keyframe(case, i, item, tokens, grid, state) -> items.Item:
 def _keyframe_slots(case, i, item, tokens, grid, state) -> items.Item:
     c, frames = case.config, tuple(item["pixel_frame_indices"])
     one = lambda frame: geometry.keyframe_positions((1, *state.grid[1:]), frame, c["fps"], tuple(c["scale_factors"]))
-    seeds = _tokens(case.inputs[f"item{i}_initial_keyframes"])[0] if item.get("initial") else None
+    seeds = tokens_of(case.inputs[f"item{i}_initial_keyframes"])[0] if item.get("initial") else None
     return items.KeyframeSlots(frames, np.concatenate([one(frame) for frame in frames], axis=2), seeds)
 
 

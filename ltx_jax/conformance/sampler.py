@@ -45,7 +45,7 @@ def _trajectory(case: Case) -> Outputs:
         recorded = f"{name}_{kind}_noise" if c["method"] == "res2s" else f"{name}_noise"
         return jnp.asarray(case.inputs[recorded])[i]
 
-    plan = sample.make_plan(np.asarray(c["sigmas"]), **_method(c))
+    plan = sample.make_plan(np.asarray(c["sigmas"]), **method_of(c))
     state = sample.prepare(sample.SamplerState(**{m: _track(case, m) for m in names}), plan)
     with jax.disable_jit():
         state = sample.run(predict, state, plan, 0, len(plan.sigmas) - 1, noise)
@@ -53,7 +53,7 @@ def _trajectory(case: Case) -> Outputs:
     return {**outputs, **{f"{m}_final": track.latent for m, track in state.tracks.items()}, "call_sigmas": sigmas}
 
 
-def _method(config: dict[str, Any]) -> dict[str, Any]:
+def method_of(config: dict[str, Any]) -> dict[str, Any]:
     """Stepper and options of a recorded loop."""
     for name, value in FIXED.items():
         require(config.get(name, value) == value, f"{name} is {config.get(name)}, but only {value} is known.")
