@@ -35,6 +35,7 @@ AREAS = {
     "training": "ltx_jax.conformance.training",
     "families": "ltx_jax.conformance.families",
     "image": "ltx_jax.conformance.media",
+    **{name: "ltx_jax.conformance.color" for name in ("color", "image.vae_range")},
     **{f"training.{n}": "ltx_jax.conformance.media" for n in ("bucket", "resize_crop", "temporal_subsample")},
     "training.audio_downmix": "ltx_jax.conformance.media",
     **{name: "ltx_jax.conformance.lora" for name in ("training.lora_keys", "training.lora_apply", "dit.lora_merge")},
