@@ -1,4 +1,4 @@
-"""Curves invert and join, primaries keep white, HLG puts diffuse white where it belongs, YUV codes mean what they say."""
+"""Curves invert and join, primaries keep white, HLG puts diffuse white in its place, YUV codes mean what they say."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from ltx_jax.errors import UserError
 from ltx_jax.media import color, yuv
 
-LIGHT = np.concatenate([np.linspace(0, 0.02, 400), np.geomspace(0.02, 50, 400)]).astype(np.float32)
+LIGHT = np.concatenate([np.linspace(0, 0.02, 400), np.geomspace(0.0201, 50, 400)]).astype(np.float32)
 
 
 @pytest.mark.parametrize("curve", color.LOG_SPACES)
