@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ltx_jax.diffusion.families.network import find_process
 from ltx_jax.errors import UserError, require
 from ltx_jax.models.text.config import text_config
 from ltx_jax.models.text.duration import DurationConfig
@@ -67,15 +68,18 @@ class SamplingDefaults:
 class Release(Configs):
     """One member of the model family: the configuration of every part, and the sampling defaults.
 
-    split: published as a file per component, not as one of all parts and a folder of the text encoder.
+    split: published as a file per component, not as one of all parts and a folder of the text encoder. process: of the
+    transformer's training, see `diffusion.families.network.find_process`.
     """
 
     name: str
     version: str
     sampling: SamplingDefaults = SamplingDefaults()
     split: bool = False
+    process: str = "flow"
 
     def __post_init__(self):
+        find_process(self.process)
         dit, video = self.transformer, self.video_vae
         require(
             dit.in_channels == video.latent_channels,

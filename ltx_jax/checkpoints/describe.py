@@ -38,6 +38,7 @@ def read_release(catalog: Catalog, text: Mapping[str, Any] | None) -> Release:
         name=own.get("name", main.path.stem),
         version=main.metadata.get("model_version", published.version if published else "2.0.0"),
         text_length=own.get("text_length", 1024),
+        process=own.get("process", "flow"),
         sampling=from_mapping(SamplingDefaults, own["sampling"], "metadata.ltx_jax.sampling")
         if "sampling" in own
         else (published.sampling if published else SamplingDefaults()),

@@ -46,7 +46,8 @@ def save_bundle(bundle: Bundle, folder: str | os.PathLike[str], dtype: Any = np.
 
 def metadata(release: Release) -> dict[str, str]:
     """The metadata of a model file: official `config` and `model_version`, and our defaults under `ltx_jax`."""
-    own = {"name": release.name, "text_length": release.text_length, "sampling": to_mapping(release.sampling)}
+    own = {name: getattr(release, name) for name in ("name", "text_length", "process")}
+    own["sampling"] = to_mapping(release.sampling)
     return {
         "config": json.dumps(configs_to_official(release)),
         "model_version": release.version,

@@ -3,9 +3,11 @@
 import dataclasses
 from typing import Literal
 
+from ltx_jax.diffusion.families.network import find_process
 from ltx_jax.diffusion.objectives import SigmaConfig
 from ltx_jax.errors import require
 from ltx_jax.models.dit.transformer import Remat
+from ltx_jax.releases import Release
 from ltx_jax.training.autoencoders.adversarial import AdversarialConfig
 from ltx_jax.training.guard import GuardConfig
 from ltx_jax.training.lora import LoRAConfig
@@ -176,7 +178,9 @@ class DiTStageConfig(StageConfig):
 
     mode: a row of training/modes.py; or modes: several, as "NAME:WEIGHT", of which every sample draws one.
     first_frame_probability: keeps the first latent frame clean in modes whose generated video has no condition of its
-    own. temporal_boundary, spatial_region: of prefixes and suffixes (latent frames) and of outpainting (pixels y1, x1,
+    own. process: a row of `diffusion.families.network.PROCESSES` to train with, as NAME or NAME:PREDICTION, in place of
+    the model's; flow matching alone draws its levels as `sigmas` says. weighting: of the loss by noise level.
+    temporal_boundary, spatial_region: of prefixes and suffixes (latent frames) and of outpainting (pixels y1, x1,
     y2, x2), in place of the declared ones. keyframes: stills that come with a clip for modes that append some of them;
     their frames are drawn by clip. stored_masks: masks for inpainting come with the data; else boxes are drawn.
     caption_dropout: share of samples that get the empty caption, for guidance. mark_keyframes: mark the first latent
@@ -199,6 +203,8 @@ class DiTStageConfig(StageConfig):
     spatial_region: tuple[int, int, int, int] | None = None
     keyframes: int = 2
     stored_masks: bool = False
+    process: str | None = None
+    weighting: Literal["none", "min_snr"] = "none"
     reference: ReferenceConfig | None = None
     caption_dropout: float = 0.1
     mark_keyframes: bool = True
@@ -222,8 +228,14 @@ class DiTStageConfig(StageConfig):
         boundary = self.temporal_boundary
         require(boundary is None or boundary >= 1, f"temporal_boundary must be at least 1, not {boundary}.")
         self.mixture()
+        if self.process is not None:
+            find_process(self.process)
         if self.lora is not None:
             object.__setattr__(self, "train_text", False)
+
+    def released(self, release: Release) -> Release:
+        """The release of what the stage makes of `release`: it knows the process that it was trained with."""
+        return release if self.process is None else dataclasses.replace(release, process=self.process)
 
     def mixture(self) -> tuple[WeightedMode, ...]:
         """The declared modes with their weights, and the first-frame condition where it belongs."""

@@ -63,6 +63,7 @@ def train(
     folder of that model's, where it does not lie beside it. Raises UserError for what the user can mend, before
     anything is computed, and where another run works in the workdir.
     """
+    release = config.dit.released(release)
     stages = _possible(stages, release, config)
     _check_sizes(release, data)
     with _alone_in(workdir):

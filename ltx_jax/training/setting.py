@@ -38,7 +38,7 @@ DEPENDS: dict[StageName, tuple[str, ...]] = {
     "video_vae": tuple(config_names(*VIDEO_PARTS)),
     "audio_vae": tuple(config_names(*AUDIO_PARTS)),
     "upsampler": tuple(config_names(*VIDEO_PARTS, UPSAMPLER)),
-    "dit": (*config_names(*DIT_PARTS, *VIDEO_ENCODER, *AUDIO_ENCODER), "text_length"),
+    "dit": (*config_names(*DIT_PARTS, *VIDEO_ENCODER, *AUDIO_ENCODER), "text_length", "process"),
 }
 
 

@@ -1,5 +1,7 @@
 """The transformer's objective: flow matching of video and audio tokens given text (spec training.md 2 to 4).
 
+Another process (families.md) changes the levels, what the network reads and what it answers.
+
 Letters: B batch, T video tokens, A audio tokens, S text tokens, C channels, E width of text features.
 """
 
@@ -14,6 +16,7 @@ from jax.sharding import Mesh
 from ltx_jax.bundle import Networks, abstract_parts, make_networks
 from ltx_jax.codec import TEXT_ENCODER, text_contexts
 from ltx_jax.diffusion.conditioning import select_frames
+from ltx_jax.diffusion.families.network import Process, find_process
 from ltx_jax.diffusion.geometry import VideoShape
 from ltx_jax.parallel.program import Program, batch_like, replicated_like, with_shardings
 from ltx_jax.parallel.rules import param_shardings
@@ -56,26 +59,39 @@ class DiTObjective:
         parts = {**frozen["params"], **params}
         contexts = self._contexts(parts, self._drop_captions(batch, frozen["empty"], step))
         video, audio, choice = self._streams(batch, step)
-        velocities = self.networks["transformer"].apply(
+        outputs = self.networks["transformer"].apply(
             self._variables(parts, step, batch["video"].shape[0]),
-            None if video is None else self._video_stream(video, frozen["tables"]),
-            None if audio is None else _stream(audio, frozen["tables"], "audio"),
+            None if video is None else self.process.entering(self._video_stream(video, frozen["tables"])),
+            None if audio is None else self.process.entering(_stream(audio, frozen["tables"], "audio")),
             *(Context(tokens) for tokens in contexts),
             keep=self._keep(video, audio),
         )
         losses: dict[str, Array] = {}
         learning: dict[str, Array] = {}  # (B,) bool: the samples with something to learn
-        for name, velocity, noisy in zip(("video", "audio"), velocities, (video, audio), strict=True):
+        for name, output, noisy in zip(("video", "audio"), outputs, (video, audio), strict=True):
             if noisy is None or noisy.targets is None or noisy.loss_mask is None:
                 continue
             mask = noisy.loss_mask if name == "video" else noisy.loss_mask & batch["has_audio"][:, None]
-            losses[name] = masked_loss(velocity[:, : mask.shape[1]], noisy.targets, mask)
+            losses[name] = self._loss(output[:, : mask.shape[1]], noisy, mask)
             learning[name] = jnp.any(mask, axis=1)
         total = sum(losses.values(), jnp.zeros(batch["video"].shape[:1], jnp.float32))  # (B,)
         metrics = _metrics(losses, learning, total, _reported_sigma(video, audio))
         if choice is not None:
             metrics |= {f"loss_{s.name}": _mean(total, choice == i) for i, s in enumerate(self.shares)}
         return jnp.mean(total), metrics
+
+    @property
+    def process(self) -> Process:
+        """The family that the transformer is trained with."""
+        return find_process(self.networks.release.process)
+
+    def _loss(self, output: Array, noisy: NoisyStream, mask: Array) -> Array:
+        """Loss (B,) of the network's output (B, T, C) where mask (B, T) is True, weighed by the noise level."""
+        targets = noisy.targets
+        assert targets is not None
+        answer = self.process.answer(noisy.latent[:, : targets.shape[1]], targets, noisy.sigma)
+        loss = masked_loss(output, answer, mask)
+        return loss * self.process.min_snr_weight(noisy.sigma) if self.config.weighting == "min_snr" else loss
 
     def _variables(self, parts: Any, step: Array, size: int) -> dict[str, Any]:
         """The transformer's variables: parameters, and adapters where they are trained. size: of the batch."""
@@ -126,9 +142,14 @@ class DiTObjective:
             if own.keyframes is not None:
                 first = self.sizes.video_tokens + self.sizes.reference_tokens
                 options["keyframes"] = KeyFrames(batch["video_keyframes"], batch["keyframes"], first)
-            options |= {"sigma": before.sigma if mode.shared_sigma and before is not None else None}
+            options |= {"sigma": before.sigma if mode.shared_sigma and before is not None else self._level(draws[name])}
             streams.append(noise_stream(own, batch[name], draws[name], self.sizes.grids[name], **options))
         return streams
+
+    def _level(self, draws: Draws) -> Array | None:
+        """Noise levels (B,) as the process draws them; None where they are those of flow matching."""
+        levels = self.process.levels
+        return None if levels is None else levels.draw(draws.normal, draws.uniform)
 
     def _keep(self, video: NoisyStream | None, audio: NoisyStream | None) -> Array | None:
         """The transformer's `keep`: streams of samples whose mode has only one of them do not see each other."""
@@ -215,6 +236,7 @@ def make_dit_objective(
     release: Release, config: DiTStageConfig, shape: VideoShape, mesh: Mesh, seed: int
 ) -> DiTObjective:
     """The objective for clips of one shape."""
+    release = config.released(release)
     networks = make_networks(release, dtype=jnp.dtype(config.dtype))
     networks = networks.replaced(transformer=networks["transformer"].clone(remat=config.remat))
     sizes = clip_sizes(release, config, shape, mesh.shape["context"])
