@@ -3,11 +3,13 @@
 Everything is evaluated in float64: in float32 the LTX-2 schedule loses all accuracy at large token counts.
 """
 
+import functools
 import math
 from collections.abc import Callable
 
 import numpy as np
 
+from ltx_jax.diffusion.families.network import PROCESSES, Levels
 from ltx_jax.errors import UserError, require
 
 # The fixed lists of the distilled models (5.4).
@@ -122,12 +124,19 @@ def _beta_fraction(x: np.ndarray, a: float, b: float) -> np.ndarray:
     return x**a * (1 - x) ** b / (a * math.exp(log_beta)) / fraction
 
 
+def _of_family(levels: Levels, steps: int, tokens: int | None) -> np.ndarray:
+    """The levels that a family's own sampler visits (spec families.md)."""
+    _check_steps(steps)
+    return levels.grid(steps).astype(np.float32)
+
+
 # What a request can ask for by name: (steps, tokens for the shift or None) -> sigmas.
 Schedule = Callable[[int, int | None], np.ndarray]
 SCHEDULES: dict[str, Schedule] = {
     "ltx2": ltx2,
     "linear_quadratic": lambda steps, tokens: linear_quadratic(steps),
     "beta": lambda steps, tokens: beta(steps),
+    **{p.name: functools.partial(_of_family, p.levels) for p in PROCESSES.values() if p.levels is not None},
 }
 
 

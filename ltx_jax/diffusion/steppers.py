@@ -16,6 +16,7 @@ import numpy as np
 
 from ltx_jax.diffusion import res_2s, updates
 from ltx_jax.diffusion.conditioning import blend, draw_noise
+from ltx_jax.diffusion.families import steppers as families
 from ltx_jax.diffusion.objectives import velocity_from_x0
 from ltx_jax.diffusion.state import SamplerState, SamplingPlan, StreamState
 from ltx_jax.rng import named_key
@@ -157,6 +158,18 @@ STEPPERS: dict[str, Stepper] = {
     "heun": Stepper(heun, evaluations=2),
     "res_2s": _RES_2S,
     "res_2s_per_token": dataclasses.replace(_RES_2S, step=functools.partial(res_2s.res_2s, per_token=True)),
+    "ancestral": Stepper(families.ancestral, {"eta": 1.0}, noisy=True),
+    "predictor_corrector": Stepper(
+        families.predictor_corrector, {"eta": 1.0, "snr": 0.16}, noisy=True, evaluations=2, levels=families.levels
+    ),
+    "edm": Stepper(
+        families.edm,
+        {"churn": 40.0, "s_noise": 1.003},
+        noisy=True,
+        evaluations=2,
+        levels=families.levels,
+        coefficients=families.raised_levels,
+    ),
 }
 
 

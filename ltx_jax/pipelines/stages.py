@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from ltx_jax.bundle import Networks
-from ltx_jax.diffusion.sample import PredictVelocity, SamplerState, SamplingPlan, from_velocities, run
+from ltx_jax.diffusion.families.network import find_process, predicting_x0
+from ltx_jax.diffusion.sample import PredictVelocity, SamplerState, SamplingPlan, run
 from ltx_jax.models.dit.text import remember_text
 from ltx_jax.streams import Context, Stream, TextMemory
 
@@ -59,4 +60,5 @@ def sample_steps(
     stop: Array,
 ) -> SamplerState:
     """Steps [start, stop) of the sampler as one program; the bounds are traced."""
-    return run(from_velocities(velocity_predictor(networks, params, contexts)), state, plan, start, stop)
+    predict = predicting_x0(find_process(networks.release.process), velocity_predictor(networks, params, contexts))
+    return run(predict, state, plan, start, stop)

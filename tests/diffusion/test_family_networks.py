@@ -1,14 +1,17 @@
-"""A network of any family serves the sampler: with the exact answers of Gaussian data it is the exact velocity."""
+"""A network of any family serves the sampler: with the exact answers for Gaussian data it predicts them exactly."""
 
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ltx_jax.diffusion.families import process
+from ltx_jax.diffusion.families import edm, process
 from ltx_jax.diffusion.families.gaussian import Gaussian
-from ltx_jax.diffusion.families.network import PATHS, PROCESSES, find_process
+from ltx_jax.diffusion.families.network import PATHS, PROCESSES, find_process, predicting_x0
+from ltx_jax.diffusion.guidance import Guidance
+from ltx_jax.diffusion.sample import SamplerState, StreamState, make_plan, prepare, run
 from ltx_jax.errors import UserError
 from ltx_jax.streams import Rotary, Stream
 
@@ -41,24 +44,25 @@ def exact_output(found, read):
 
 
 @pytest.mark.parametrize("text", NAMES)
-def test_the_exact_network_is_the_exact_velocity(text):
+def test_the_exact_network_predicts_the_exact_data(text):
     found, sigma = find_process(text), np.array([0.05, 0.3, 0.6, 0.9])
     latent = np.random.default_rng(0).normal(size=(4, 3, 2))
     ours = stream(latent, sigma)
-    velocity = found.velocity(ours, exact_output(found, found.entering(ours)))
+    predict = predicting_x0(found, lambda video, audio: (exact_output(found, video), None))
+    x0, absent = predict(ours, None)
     flat = np.repeat(sigma, 3)
-    wanted = DATA.predict("velocity", latent.reshape(-1, 2), 1 - flat, flat).reshape(latent.shape)
-    np.testing.assert_allclose(velocity, wanted, rtol=2e-4, atol=2e-4)
+    np.testing.assert_allclose(x0, DATA.x0(latent.reshape(-1, 2), 1 - flat, flat).reshape(latent.shape), atol=2e-5)
+    assert absent is None
 
 
 @pytest.mark.parametrize("text", NAMES)
-def test_what_training_asks_for_is_read_back_as_the_velocity(text):
+def test_what_training_asks_for_is_read_back_as_the_data(text):
     found, sigma = find_process(text), np.array([0.1, 0.5, 0.9], np.float32)
     x0, e = np.random.default_rng(0).normal(size=(2, 3, 4, 2)).astype(np.float32)
     level = sigma[:, None, None]
     ours = stream((1 - level) * x0 + level * e, sigma)
     answer = found.answer(ours.latent, jnp.asarray(e - x0), jnp.asarray(sigma))
-    np.testing.assert_allclose(found.velocity(ours, answer), e - x0, atol=2e-4)
+    np.testing.assert_allclose(found.x0(ours, answer), x0, atol=2e-5)
 
 
 @pytest.mark.parametrize("name", [name for name in PROCESSES if PROCESSES[name].levels is not None])
@@ -84,8 +88,8 @@ def test_held_tokens_are_read_as_they_are_and_stay_finite(name):
         read = found.entering(ours)
         np.testing.assert_allclose(read.latent[:, 1:], latent[:, 1:], rtol=1e-6)
         np.testing.assert_array_equal(read.timesteps()[:, 1:], 0)
-        velocity = found.velocity(ours, jnp.ones((1, 3, 2)))
-        assert np.all(np.isfinite(velocity))
+        x0 = found.x0(ours, jnp.ones((1, 3, 2)))
+        assert np.all(np.isfinite(x0))
 
 
 def test_no_network_is_asked_beyond_its_training():
@@ -94,6 +98,30 @@ def test_no_network_is_asked_beyond_its_training():
     assert float(read.sigma[0]) == pytest.approx(found.most) and found.most < 0.95
     np.testing.assert_allclose(read.timesteps(), found.most)
     np.testing.assert_allclose(read.latent, 1)  # noise of unit variance, as it was trained
+
+
+@pytest.mark.parametrize("churn", [0.0, 10.0])
+def test_edm_in_the_sampling_loop_is_edm(churn):
+    """The stepper on the straight path makes what the family's own sampler makes in its coordinates."""
+    grid = edm.sigmas(6) / 0.5
+    sigmas, (drawn, noise) = grid / (1 + grid), np.random.default_rng(0).normal(size=(2, 6, 5, 2))
+    options = {"churn": churn, "s_noise": 1.003}
+    wanted = edm.sample(
+        lambda x, sigma: DATA.x0(x, 1.0, sigma), grid[0] * drawn[0], grid, noise, churn=churn, churn_min=0.1,
+        churn_max=100.0, noise_scale=1.003,
+    )[-1]  # fmt: skip
+
+    def predict(video, audio, names, keep):
+        level = video.levels[:, 0]
+        return DATA.x0(video.latent[0], 1 - level[0], level[0])[None], None
+
+    ours = stream((1 - sigmas[0]) * grid[0] * drawn[:1], np.ones(1))
+    track = StreamState(ours, jnp.ones((1, 1)), ours.latent)
+    plan = make_plan(sigmas, Guidance(), stepper="edm", options=options)
+    state = prepare(SamplerState(track), plan, lambda name: jax.random.split(jax.random.key(0), 1))
+    given = lambda kind, name, track, i: jnp.asarray(noise, jnp.float32)[i][None]
+    end = run(predict, state, plan, 0, 6, noise=given)
+    np.testing.assert_allclose(end.video.latent[0], wanted, atol=2e-4)
 
 
 def test_min_snr_weighs_x0_alike_in_every_prediction():
@@ -109,7 +137,7 @@ def test_min_snr_weighs_x0_alike_in_every_prediction():
 def test_flow_matching_is_left_as_it_is():
     found, ours = PROCESSES["flow"], stream(np.ones((1, 2, 2)), np.array([0.5]))
     output = jnp.ones((1, 2, 2))
-    assert found.entering(ours) is ours and found.velocity(ours, output) is output
+    assert found.entering(ours) is ours
     assert found.answer(ours.latent, output, ours.sigma) is output
 
 

@@ -49,6 +49,7 @@ DETERMINISTIC = {
     "heun": {},
     "gradient_estimation": {"gamma": 1.0},
     "res_2s": {"eta": 0.0, "substep_eta": 0.0},
+    "ancestral": {"eta": 0.0},
 }
 
 
@@ -102,12 +103,12 @@ def test_noise_follows_the_keys_and_eta(stepper):
     first, other = ends(KEYS, plan), ends(jax.random.split(jax.random.key(6), 2), plan)
     assert not np.allclose(first[0], other[0], atol=1e-3)
     np.testing.assert_array_equal(first, ends(KEYS, plan))
-    quiet = {name: 0.0 for name in plan.options if name in ("eta", "substep_eta")}
+    quiet = {name: 0.0 for name in plan.options if name in ("eta", "substep_eta", "churn", "snr")}
     still = sample.make_plan(np.asarray(sigmas), Guidance(), stepper=stepper, options=quiet)
     np.testing.assert_array_equal(ends(KEYS, still), ends(jax.random.split(jax.random.key(6), 2), still))
 
 
-@pytest.mark.parametrize("stepper", ["euler_ancestral", "res_2s"])
+@pytest.mark.parametrize("stepper", ["euler_ancestral", "res_2s", "ancestral", "edm", "predictor_corrector"])
 def test_fresh_noise_keeps_the_level_of_data_that_a_network_knows(stepper):
     """Gaussian data stay Gaussian of the right deviation however much of the noise is drawn anew."""
     keys = jax.random.split(jax.random.key(3), 1)
@@ -116,7 +117,8 @@ def test_fresh_noise_keeps_the_level_of_data_that_a_network_knows(stepper):
         noise, noise, jnp.ones((1, 4000, 1)), np.zeros((1, 1, 4000, 2), np.float32), grid=(4000, 1, 1)
     )
     track = sample.make_track(state, NOWHERE)
-    end = run(stepper, np.linspace(1, 0, 41), track, eta=0.5).video.latent
+    options = {"eta": 0.5} if "eta" in STEPPERS[stepper].options else {"s_noise": 1.0}
+    end = run(stepper, np.linspace(1, 0, 81), track, **options).video.latent
     assert np.isclose(float(end.std()), np.sqrt(VARIANCE), rtol=0.05)
 
 

@@ -9,7 +9,7 @@ normalised: their standard deviation is 1. Letters: B batch, T tokens, C channel
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +17,12 @@ import numpy as np
 
 from ltx_jax.diffusion.families import ddim, ddpm, edm, process, sde
 from ltx_jax.diffusion.families.flow import flow_level
+from ltx_jax.diffusion.objectives import x0_from_velocity
 from ltx_jax.errors import require
 from ltx_jax.streams import Stream
 
 Array = jax.Array
-LEAST = 1e-6  # level below which a velocity is not told apart from 0 by its prediction of data
+LEAST = 1e-6  # stands for the level 0 where it would divide
 
 
 class Levels(Protocol):
@@ -157,15 +158,14 @@ class Process:
             levels=at_most(stream.levels),
         )
 
-    def velocity(self, stream: Stream, output: Array) -> Array:
-        """The velocity (B, T, C) of a stream, as it was before `entering`, that the network's output means."""
+    def x0(self, stream: Stream, output: Array) -> Array:
+        """The data (B, T, C) float32 that the network's output means for a stream as it was before `entering`."""
         if self.plain:
-            return output
-        sigma, read = stream.timesteps()[..., None], self.entering(stream)
+            return x0_from_velocity(stream.latent, output, stream.timesteps())
+        read, output = self.entering(stream), output.astype(jnp.float32)
         a, s = PATHS[self.path](read.timesteps()[..., None])
         kind, output = ("epsilon", -output) if self.prediction == "score" else (self.prediction, output)
-        x0, _ = process.x0_epsilon(kind, read.latent, output.astype(jnp.float32), a, jnp.maximum(s, LEAST))
-        return (stream.latent.astype(jnp.float32) - x0) / jnp.maximum(sigma, LEAST)
+        return process.x0_epsilon(kind, read.latent, output, a, s)[0]
 
     def answer(self, x: Array, velocity: Array, sigma: Array) -> Array:
         """What the network should answer at tokens x (B, T, C) of level sigma (B,), whose velocity is e - x0."""
@@ -203,6 +203,18 @@ PROCESSES: dict[str, Process] = {
     "ve": _continuous("ve", sde.VE()),
     "edm": Process("edm", "v", levels=LogNormal(), most=float(LogNormal().grid(1)[0])),  # its raw network says -v
 }
+
+
+def predicting_x0(process: Process, predict: Callable[..., tuple[Array | None, Array | None]]) -> Callable[..., Any]:
+    """A network of a process, a function (video, audio, ...) -> outputs, as one that predicts the streams' x0."""
+
+    def predict_x0(video: Stream | None, audio: Stream | None, *rest: Any) -> tuple[Array | None, Array | None]:
+        read = [None if s is None else process.entering(s) for s in (video, audio)]
+        of = lambda s, output: None if s is None or output is None else process.x0(s, output)
+        outputs = predict(*read, *rest)
+        return of(video, outputs[0]), of(audio, outputs[1])
+
+    return predict_x0
 
 
 def find_process(text: str) -> Process:
