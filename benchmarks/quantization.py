@@ -18,7 +18,6 @@ from ltx_jax.bundle import Networks, networks_on, place_parts
 from ltx_jax.checkpoints.load import load_bundle
 from ltx_jax.data.raw.toyworld import render
 from ltx_jax.diffusion.geometry import VideoShape
-from ltx_jax.diffusion.sample import make_plan
 from ltx_jax.models.quantized import KINDS
 from ltx_jax.models.storage import QUANTIZED, Storage
 from ltx_jax.parallel.mesh import MeshConfig, make_mesh
@@ -78,15 +77,14 @@ def velocities(networks: Networks, params, ids, mask, given) -> tuple:
     """Velocities (levels, B, T, C) float32 of video and audio."""
     state, latents = given
     contexts = codec.text_contexts(networks, params, ids, mask)
-    plan = make_plan(np.array([1.0, 0.0], np.float32), blocks=networks.release.transformer.num_layers)
-    predict = velocity_predictor(networks, params, {"positive": contexts, "negative": contexts}, plan)
+    predict = velocity_predictor(networks, params, {"positive": contexts, "negative": contexts})
     found = []
     for level, video, audio in zip(LEVELS, *latents, strict=True):
         streams = [
             track.at(jnp.float32(level)).replace(latent=latent)
             for track, latent in ((state.video, video), (state.audio, audio))
         ]
-        found.append(predict(*streams, ("cond",)))
+        found.append(predict(*streams, ("cond",), None))
     return tuple(jnp.stack(each) for each in zip(*found, strict=True))
 
 

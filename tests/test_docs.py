@@ -120,6 +120,9 @@ JOURNEYS = {
     "plan the released model": Journey("docs/training.md", {
         PLAN + "ltx2_3_22b.py --topology=h100:8 *": Small(),
     }, slow=True, needs=CUDA),
+    "plan in fewer bytes": Journey("docs/checkpoints.md", {
+        PLAN + "ltx2_3_22b.py --topology=rtx4090 *": Small(),
+    }, slow=True, needs=CUDA),
     "your own clips": Journey("docs/clips.md", {
         "from pathlib import Path\n*": Small(outputs=("clips/0.mp4", "clips/3.txt")),
         TRAIN + "*--stage=video_vae": Small(FEW, outputs=("runs/clips/video_vae/finished.json",)),
@@ -139,6 +142,7 @@ JOURNEYS = {
         "python -m ltx_jax.tools.inspect ltx-2-19b.safetensors": Small(),
         "python -m ltx_jax.tools.inspect --config=*": Small(),
         "python sample.py --checkpoint=ltx-2-19b.safetensors *": Small({"steps": 1}),
+        "python sample.py --checkpoint=ltx-2.3-22b.safetensors *": Small({"steps": 1}, outputs=("small.mp4",)),
         "python -m ltx_jax.tools.convert *--dry_run": Small(),
         "python -m ltx_jax.tools.convert *--manifest": Small(outputs=("split/transformer.safetensors.sha256.json",)),
         "python -m ltx_jax.tools.convert --input=split *": Small(outputs=("official/model.safetensors",)),

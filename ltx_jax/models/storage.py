@@ -65,8 +65,7 @@ class Storage:
         """Where a part's parameters lie, from where they would on the devices."""
         if self.offload is None or part != "transformer":
             return shardings
-        to_host = lambda s: s.with_memory_kind(HOST)
-        moved = lambda s: s.replace(values=to_host(s.values)) if isinstance(s, Quantized) else to_host(s)
+        moved = lambda s: s.replace(values=_to_host(s.values)) if isinstance(s, Quantized) else _to_host(s)
         of_layer = lambda path, s: moved(s) if _keys(path)[-1] == "kernel" else s
         is_leaf = lambda x: isinstance(x, Quantized)
         blocks = jax.tree_util.tree_map_with_path(of_layer, shardings["blocks"], is_leaf=is_leaf)
@@ -75,6 +74,20 @@ class Storage:
     def stays(self, part: str) -> bool:
         """Whether a part that has been used is kept for the next time."""
         return self.offload is None or part == "transformer"
+
+
+class _OnHost(NamedSharding):
+    """In the host's memory of devices that are only described: those name no kinds of memory, and JAX forgets one that
+    is not named."""
+
+    @property
+    def memory_kind(self) -> str:
+        return HOST
+
+
+def _to_host(sharding: NamedSharding) -> NamedSharding:
+    moved = sharding.with_memory_kind(HOST)
+    return moved if moved.memory_kind == HOST else _OnHost(sharding.mesh, sharding.spec)
 
 
 def _is_linear(path: Any, names: tuple[str | None, ...]) -> bool:

@@ -18,6 +18,7 @@ from ltx_jax.data.raw.toyworld import ToyWorldConfig, render
 from ltx_jax.diffusion.geometry import VideoShape, audio_length, latent_shape
 from ltx_jax.errors import UserError
 from ltx_jax.experiment import Experiment, experiment_config
+from ltx_jax.models.storage import Storage
 from ltx_jax.parallel.mesh import MeshConfig, make_mesh
 from ltx_jax.parallel.program import Program
 from ltx_jax.pipelines import programs
@@ -172,7 +173,23 @@ def test_meshes_follow_the_mode():
     assert len(set(tried)) == len(tried) > 3 and all(c.data * c.fsdp * c.context * c.tensor == 16 for c in tried)
 
 
+@pytest.mark.skipif(importlib.util.find_spec("jax_cuda12_plugin") is None, reason="no CUDA compiler (extra `plan`)")
+def test_weights_on_the_host_are_counted_apart(tiny):
+    target = topology("rtx4090")
+    reports = {}
+    for storage in (Storage(), Storage("int8"), Storage("int8", "host")):
+        workload = Workload("sample", SMALL, storage=storage)
+        reports[storage] = plan(tiny, workload, target, choose_mesh(tiny.mesh, target, workload, tiny.model))
+    whole, small, streamed = reports.values()
+    weights = [report.memory_by_kind["parameters"] for report in reports.values()]
+    assert whole.parameters > 0 and weights[1] < 0.6 * weights[0]
+    assert whole.host == small.host == 0 and streamed.host > 0
+    assert streamed.host + weights[2] == weights[1]
+    assert json.loads(json.dumps(as_dict(streamed)))["host_memory"] == streamed.host
+
+
 @pytest.mark.parametrize(("settings", "words"), [
+    ({"mode": "train", "storage": Storage("int8")}, "mode=sample"),
     ({"mode": "train", "batch": 0}, "batch"), ({"mode": "sample", "lora": True}, "lora"),
     ({"mode": "sample", "passes": 9}, "passes"), ({"mode": "sample", "steps": 0}, "step"),
 ])  # fmt: skip
