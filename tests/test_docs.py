@@ -120,6 +120,9 @@ JOURNEYS = {
     "plan the released model": Journey("docs/training.md", {
         PLAN + "ltx2_3_22b.py --topology=h100:8 *": Small(),
     }, slow=True, needs=CUDA),
+    "what fewer bytes cost": Journey("docs/checkpoints.md", {
+        "python benchmarks/quantization.py": Small(),
+    }, slow=True),
     "plan in fewer bytes": Journey("docs/checkpoints.md", {
         PLAN + "ltx2_3_22b.py --topology=rtx4090 *": Small(),
     }, slow=True, needs=CUDA),
