@@ -4,6 +4,7 @@ An entry point defines its absl flags, then calls `run(main)`. Exit codes: 0 don
 user (one sentence on stderr, no traceback unless `--debug`), 130 interrupted, 141 the reader of the output is gone.
 """
 
+import dataclasses
 import difflib
 import io
 import os
@@ -40,7 +41,8 @@ OFFICIAL = {
     **{f.metadata["official"]: f.name for f in REQUEST if f.metadata["official"]},
 }
 # Flags that may be followed by several values: --image PATH FRAME_IDX STRENGTH, --lora PATH STRENGTH, ...
-SEVERAL = {"image": 4, "lora": 2, "auto_duration": 2}
+SEVERAL = {"image": 4, "lora": 2, "auto_duration": 2, "guidance_range": 2}
+LISTS = ("sigmas", "stg_blocks", "audio_stg_blocks")  # any number of values, also none
 
 
 def normalise(argv: Sequence[str]) -> list[str]:
@@ -56,11 +58,11 @@ def normalise(argv: Sequence[str]) -> list[str]:
         if not name.startswith("config."):
             name = name.replace("-", "_")
             name = OFFICIAL.get(name, name)
-        if name in SEVERAL and not equals:
+        if (name in SEVERAL or name in LISTS) and not equals:
             values: list[str] = []
-            while arguments and not arguments[0].startswith("--") and len(values) < SEVERAL[name]:
+            while arguments and not arguments[0].startswith("--") and len(values) < SEVERAL.get(name, len(argv)):
                 values.append(arguments.pop(0))
-            if values:  # alone it is a switch: the planner's --lora
+            if values or name in LISTS:  # alone it is a switch: the planner's --lora
                 equals, value = "=", ",".join(values)
         if name.startswith("config") and not equals and arguments:
             equals, value = "=", arguments.pop(0)
@@ -102,17 +104,28 @@ def define_request(*names: str) -> None:
 def request_settings() -> dict[str, Any]:
     """What the flags of `define_request` say, by field."""
     found = {f.name: FLAGS[f.metadata["flag"] or f.name].value for f in REQUEST}
-    if found["auto_duration"] is not None:
-        found["auto_duration"] = _numbers("auto_duration", found["auto_duration"], 2)
+    for field in REQUEST:
+        kinds = _numbers_of(field)
+        if kinds and found[field.name] is not None:
+            found[field.name] = _numbers(field.name, found[field.name], kinds)
     return found
 
 
-def _numbers(flag: str, value: str, count: int) -> tuple[float, ...]:
+def _numbers_of(field: dataclasses.Field) -> tuple[Any, ...]:
+    """What numbers a flag takes, as in (float, float) or (int, ...); () where it takes none or one."""
+    kind = next((t for t in typing.get_args(field.type) if typing.get_origin(t) is tuple), None)
+    return typing.get_args(kind)
+
+
+def _numbers(flag: str, value: str, kinds: tuple[Any, ...]) -> tuple[float, ...]:
+    any_count, texts = Ellipsis in kinds, value.split(",") if value else []
+    words = "whole numbers" if kinds[0] is int else "numbers"
     try:
-        numbers = tuple(float(n) for n in value.split(","))
+        numbers = tuple(kinds[0](n) for n in texts)
     except ValueError:
-        numbers = ()
-    require(len(numbers) == count, f"--{flag} takes {count} numbers, not '{value}'.")
+        numbers, any_count = (), False
+    count = "" if Ellipsis in kinds else f"{len(kinds)} "
+    require(any_count or len(numbers) == len(kinds), f"--{flag} takes {count}{words}, not '{value}'.")
     return numbers
 
 

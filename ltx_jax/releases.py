@@ -45,8 +45,9 @@ NEGATIVE_PROMPT = (
 class SamplingDefaults:
     """What a request uses where it says nothing. Sizes in pixels and frames, fps in frames per second.
 
-    cfg, audio_cfg: guidance scales (1: off). rescale: share of std-matching after guidance. schedule: see
-    `diffusion.schedules.SCHEDULES`. schedule_tokens: token count of the schedule's shift (None: the reference's 4096
+    cfg, audio_cfg: guidance scales (1: off). rescale: share of std-matching after guidance. stg, stg_blocks, modality:
+    guidance by skipped attention (spec sampling.md 6.1, 11). schedule, stepper: see `diffusion.schedules.SCHEDULES` and
+    `diffusion.steppers.STEPPERS`. schedule_tokens: token count of the schedule's shift (None: the reference's 4096
     whatever the size, spec sampling.md 5.1).
     """
 
@@ -58,6 +59,10 @@ class SamplingDefaults:
     cfg: float = 3.0
     audio_cfg: float = 7.0
     rescale: float = 0.7
+    stg: float = 1.0
+    stg_blocks: tuple[int, ...] | None = (29,)
+    modality: float = 3.0
+    stepper: str = "euler"
     schedule: str = "ltx2"
     schedule_tokens: int | None = None
     negative_prompt: str = NEGATIVE_PROMPT
@@ -321,25 +326,26 @@ RELEASES: dict[str, Callable[[], Release]] = {
         "toy", "2.5.0", _TRANSFORMER_TOY, _VIDEO_VAE_TOY, _VOCODER_TOY, _GEMMA3_TOY, _audio_vae(32, 2, 1, (1, 2, 2)),
         text_length=48,
         sampling=SamplingDefaults(
-            width=32, height=32, num_frames=17, fps=8.0, steps=20, cfg=3.0, audio_cfg=3.0, rescale=0.0,
-            schedule_tokens=80, negative_prompt="",
+            width=32, height=32, num_frames=17, fps=8.0, steps=20, cfg=3.0, audio_cfg=3.0, rescale=0.0, stg=0.0,
+            stg_blocks=None, modality=1.0, schedule_tokens=80, negative_prompt="",
         ),
     ),
     "toy64": lambda: _build(
         "toy64", "2.5.0", _TRANSFORMER_TOY64, _VIDEO_VAE_TOY64, _VOCODER_TOY, _GEMMA3_TOY,
         _audio_vae(32, 2, 1, (1, 2, 2)), text_length=48,
         sampling=SamplingDefaults(
-            width=64, height=64, num_frames=25, fps=12.5, steps=20, cfg=3.0, audio_cfg=3.0, rescale=0.0,
-            schedule_tokens=112, negative_prompt="",
+            width=64, height=64, num_frames=25, fps=12.5, steps=20, cfg=3.0, audio_cfg=3.0, rescale=0.0, stg=0.0,
+            stg_blocks=None, modality=1.0, schedule_tokens=112, negative_prompt="",
         ),
     ),
     "ltx2_19b": lambda: _build("ltx2_19b", "2.0.0", _TRANSFORMER_2_0, _VIDEO_VAE_2_0, _VOCODER_2_0),
     "ltx2_3_22b": lambda: _build(
-        "ltx2_3_22b", "2.3.0", _TRANSFORMER_2_3, _VIDEO_VAE_2_3, _VOCODER_2_3, sampling=SamplingDefaults(steps=30)
+        "ltx2_3_22b", "2.3.0", _TRANSFORMER_2_3, _VIDEO_VAE_2_3, _VOCODER_2_3,
+        sampling=SamplingDefaults(steps=30, stg_blocks=(28,)),
     ),
     "ltx2_5_22b": lambda: _build(
         "ltx2_5_22b", "2.5.0", _TRANSFORMER_2_5, _VIDEO_VAE_2_5, _VOCODER_2_3, _GEMMA4_12B,
-        sampling=SamplingDefaults(steps=30), split=True,
+        sampling=SamplingDefaults(steps=30, stg_blocks=(28,)), split=True,
     ),
 }  # fmt: skip
 

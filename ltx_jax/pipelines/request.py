@@ -9,11 +9,12 @@ import math
 from pathlib import Path
 from typing import Any
 
-from ltx_jax.diffusion.schedules import SCHEDULES
 from ltx_jax.errors import require
 from ltx_jax.files import read_text
 from ltx_jax.media.images import read_image
 from ltx_jax.parallel.multihost import say
+from ltx_jax.pipelines.fields import setting
+from ltx_jax.pipelines.guiding import Guiding
 from ltx_jax.releases import Release
 
 LONGEST = 600.0  # seconds of a clip; beyond lies a wrong fps
@@ -21,44 +22,27 @@ FASTEST = 1000.0  # frames per second; beyond lies a slip of the finger
 SEEDS = 2**64
 
 
-def _setting(default: Any, text: str, *, flag: str | None = None, official: str | None = None, saved: bool = True):
-    """A field with its help text; flag: its flag's name where that differs, official: the published spelling of the
-    flag, saved: whether a clip's metadata holds it."""
-    metadata = {"help": text, "flag": flag, "official": official, "saved": saved}
-    return dataclasses.field(default=default, metadata=metadata)
-
-
 @dataclasses.dataclass(frozen=True)
-class Request:
+class Request(Guiding):
     """One call of the sampler. None means the release's default; each field says in its text what it is."""
 
-    prompts: tuple[str, ...] = _setting(
+    prompts: tuple[str, ...] = setting(
         (), "What the clip shows and sounds like; one clip each, may be repeated.", flag="prompt", saved=False
     )
-    negative_prompt: str | None = _setting(None, "What guidance steers away from.")
-    seed: int | None = _setting(None, "Seed of the noise, 0 to 2^64 - 1; equal seeds give equal clips.", saved=False)
-    num_samples: int = _setting(1, "Clips per prompt.", saved=False)
-    width: int | None = _setting(None, "Width in pixels.")
-    height: int | None = _setting(None, "Height in pixels.")
-    num_frames: int | None = _setting(None, "Frames of the clip: 1 + k times the VAE's time factor.")
-    auto_duration: tuple[float, float] | None = _setting(
+    negative_prompt: str | None = setting(None, "What guidance steers away from.")
+    seed: int | None = setting(None, "Seed of the noise, 0 to 2^64 - 1; equal seeds give equal clips.", saved=False)
+    num_samples: int = setting(1, "Clips per prompt.", saved=False)
+    width: int | None = setting(None, "Width in pixels.")
+    height: int | None = setting(None, "Height in pixels.")
+    num_frames: int | None = setting(None, "Frames of the clip: 1 + k times the VAE's time factor.")
+    auto_duration: tuple[float, float] | None = setting(
         None, "Let the model's duration head choose the frames: MIN MAX, the shortest and the longest in seconds."
     )
-    fps: float | None = _setting(None, "Frames per second (also --frame-rate).", official="frame_rate")
-    steps: int | None = _setting(None, "Denoising steps (also --num-inference-steps).", official="num_inference_steps")
-    schedule: str | None = _setting(None, f"Noise levels of the steps: {', '.join(SCHEDULES)}.")
-    schedule_tokens: int | None = _setting(None, "Token count that shifts the schedule.")
-    cfg: float | None = _setting(None, "Guidance scale; 1 turns guidance off.", official="video_cfg_guidance_scale")
-    audio_cfg: float | None = _setting(
-        None, "Guidance scale of the sound (default: as cfg where that is given).", official="audio_cfg_guidance_scale"
-    )
-    rescale: float | None = _setting(
-        None, "Share of the guided spread that is set back to the unguided one.", official="video_rescale_scale"
-    )
-    image: str | None = _setting(None, "Picture to start from, held as the first frame: PATH [0 [STRENGTH]].")
-    image_strength: float = _setting(1.0, "How strongly the picture is held: 1 fixed, 0 ignored.")
-    enhance_prompt: bool = _setting(False, "Let a chat model write the prompt out before it is used.", saved=False)
-    enhance_instructions: str | None = _setting(
+    fps: float | None = setting(None, "Frames per second (also --frame-rate).", official="frame_rate")
+    image: str | None = setting(None, "Picture to start from, held as the first frame: PATH [0 [STRENGTH]].")
+    image_strength: float = setting(1.0, "How strongly the picture is held: 1 fixed, 0 ignored.")
+    enhance_prompt: bool = setting(False, "Let a chat model write the prompt out before it is used.", saved=False)
+    enhance_instructions: str | None = setting(
         None, "Text file that says how prompts are to be written out, in the place of ours.", saved=False
     )
 
@@ -69,13 +53,8 @@ class Request:
         require(all(p.strip() for p in self.prompts), "The prompt is empty; describe the clip in words.")
         require(self.num_samples >= 1, f"num_samples is {self.num_samples}, but must be at least 1.")
         require(self.seed is None or 0 <= self.seed < SEEDS, f"The seed is {self.seed}, but must lie in 0..2^64 - 1.")
-        require(self.steps is None or self.steps >= 1, f"steps is {self.steps}, but must be at least 1.")
+        self.check_guiding()
         require(self.fps is None or 0 < self.fps <= FASTEST, f"fps is {self.fps}, but must lie in 0..{FASTEST:g}.")
-        require(self.rescale is None or self.rescale <= 1, f"rescale is {self.rescale}, but must lie in 0..1.")
-        require(
-            self.schedule is None or self.schedule in SCHEDULES,
-            f"There is no schedule '{self.schedule}'; choose one of {', '.join(SCHEDULES)}.",
-        )
         for name, partner in (("image_strength", "image"), ("enhance_instructions", "enhance_prompt")):
             changed = getattr(self, name) != next(f.default for f in FIELDS if f.name == name)
             require(not changed or bool(getattr(self, partner)), f"{name} does nothing without {partner}: give both.")
@@ -85,9 +64,6 @@ class Request:
             0 < shortest <= longest < math.inf,
             f"auto_duration is {shortest:g} to {longest:g} seconds, but must be the shortest and the longest, above 0.",
         )
-        for name in ("cfg", "audio_cfg", "rescale", "schedule_tokens"):
-            value = getattr(self, name)
-            require(value is None or value >= 0, f"{name} is {value}, but must not be negative.")
 
     def resolve(self, release: Release) -> "Request":
         """Fill the defaults of `release` and check sizes against its video VAE. Raises UserError."""
@@ -101,6 +77,12 @@ class Request:
             filled["num_frames"] = None
         if self.cfg is not None and self.audio_cfg is None:
             filled["audio_cfg"] = self.cfg  # one scale given: both streams follow it
+        if self.sigmas is not None:
+            filled |= {"steps": None, "schedule": None, "schedule_tokens": None}
+        if self.cfg == 1:  # guidance is off, unless some other is asked for
+            filled |= {name: off for name, off in (("stg", 0.0), ("modality", 1.0)) if name in missing}
+        if max(filled.get("stg_blocks") or (0,)) >= release.transformer.num_layers:
+            filled |= {"stg_blocks": None, **({"stg": 0.0} if "stg" in missing else {})}  # those of larger models
         request = dataclasses.replace(self, **filled)
         _check_text(request, release)
         _check_size(request, release)

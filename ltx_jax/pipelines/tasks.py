@@ -10,7 +10,6 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from ltx_jax.diffusion import schedules
 from ltx_jax.diffusion.conditioning import LatentAtIndex
 from ltx_jax.diffusion.geometry import VideoShape
 from ltx_jax.diffusion.guidance import Guidance, GuidanceTable
@@ -89,18 +88,9 @@ class Task:
 
 def one_stage(request: Request) -> tuple[Stage, ...]:
     """Everything at once, at full size (spec sampling.md 12.1), held to what the request gives."""
-    assert request.schedule is not None and request.steps is not None
-    assert request.cfg is not None and request.audio_cfg is not None
-    sigmas = schedules.schedule(request.schedule, request.steps, request.schedule_tokens)
-    rescale = request.rescale or 0.0
-    return (
-        Stage(
-            shape_of(request),
-            tuple(sigmas.tolist()),
-            Part(Guidance(cfg_scale=request.cfg, rescale_scale=rescale), _pictures(request)),
-            Part(Guidance(cfg_scale=request.audio_cfg, rescale_scale=rescale)),
-        ),
-    )
+    video, audio = request.guides()
+    parts = (Part(video, _pictures(request)), Part(audio))
+    return (Stage(shape_of(request), request.levels(), *parts, **request.stepping()),)
 
 
 # Of several tasks whose needs a request meets the last is meant.
