@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ltx_jax.experiment import Experiment
 
-sys.path.insert(0, str(Path(__file__).parent / "training"))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "training")]
 from tiny import save_tiny_model
 
 ROOT = Path(__file__).parents[1]
