@@ -85,6 +85,8 @@ SAMPLE = [
     (["--prompt=x", "--auto_duration", "--output=a.mp4"], "--auto_duration needs a value"),
     (["--prompt=x", "--config.mesh.fsdp=abc"], "takes a number"),
     (["--prompt=x", "--lora=configs"], "is a folder"),
+    (["--prompt=x", "--quantization", "nvfp4-cast"], "--quantization=nvfp4-cast is not offered"),
+    (["--prompt=x", "--offload=disk"], "--offload=disk is not offered"),
     ([], "no prompt"),
 ]
 

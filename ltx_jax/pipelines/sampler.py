@@ -105,7 +105,8 @@ class Sampler:
         storage: how the weights lie on the devices. Another mesh or type is another sampler."""
         self.bundle, self.mesh = bundle, make_mesh() if mesh is None else mesh
         self.networks = networks_on(self.mesh, bundle.release, compute_dtype(self.mesh, dtype), storage=storage)
-        self.origin = {"model": bundle.release.name, **(origin or {}), "dtype": str(self.networks.dtype)}
+        rounded = {} if storage.quantization is None else {"quantization": storage.quantization}
+        self.origin = {"model": bundle.release.name, **(origin or {}), "dtype": str(self.networks.dtype), **rounded}
         self._placed, self._chat = Placed(self.networks, bundle.params, self.mesh), chat
         self._lock = threading.RLock()
 
