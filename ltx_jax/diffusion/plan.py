@@ -9,6 +9,7 @@ import numpy as np
 from ltx_jax.diffusion.guidance import Guidance, GuidanceTable, keep_array, passes, skips
 from ltx_jax.diffusion.state import Call, GuidanceScales, SamplingPlan
 from ltx_jax.diffusion.steppers import STEPPERS
+from ltx_jax.diffusion.tiled import Tiles
 from ltx_jax.errors import require
 from ltx_jax.streams import Array
 
@@ -26,12 +27,14 @@ def make_plan(
     whole_batch: bool = False,
     stepper: str = "euler",
     options: Mapping[str, float] | None = None,
+    tiles: Tiles | None = None,
 ) -> SamplingPlan:
     """The plan of a run along `sigmas` (steps + 1,); absent modalities have no guidance, None.
 
     blocks: of the transformer, needed where a pass skips attentions. pad_to: steps to pad the arrays to. options:
-    numbers of the stepper that are not to be its defaults. Raises UserError when a schedule does not decrease or is
-    longer than `pad_to`, for a stepper or an option that does not exist, or a block that is to be skipped but lacking.
+    numbers of the stepper that are not to be its defaults. tiles: in which the network sees the video. Raises UserError
+    when a schedule does not decrease or is longer than `pad_to`, for a stepper or an option that does not exist, or a
+    block that is to be skipped but lacking.
     """
     require(stepper in STEPPERS, f"There is no stepper '{stepper}'; choose one of {', '.join(STEPPERS)}.")
     chosen = STEPPERS[stepper]
@@ -67,6 +70,7 @@ def make_plan(
         keep=keep,
         options={name: jnp.float32(number) for name, number in numbers.items()},
         coefficients={name: padded(values) for name, values in chosen.coefficients(levels, numbers).items()},
+        tiles=tiles,
         calls=calls,
         batched=batched,
         whole_batch=whole_batch,

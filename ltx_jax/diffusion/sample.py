@@ -16,6 +16,7 @@ from ltx_jax.diffusion.objectives import x0_from_velocity
 from ltx_jax.diffusion.plan import make_plan
 from ltx_jax.diffusion.state import Call, GuidanceScales, SamplerState, SamplingPlan, StreamState, make_track, tile
 from ltx_jax.diffusion.steppers import STEPPERS, Noise, Prediction, draw
+from ltx_jax.diffusion.tiled import in_tiles
 from ltx_jax.streams import Array, Stream, length_mask
 
 __all__ = [
@@ -75,6 +76,8 @@ def run(
 
     state: as `prepare` gives it. noise: where the steps that add noise have it from.
     """
+
+    predict = predict if plan.tiles is None else in_tiles(predict, plan.tiles)
 
     def step(i: Array, state: SamplerState) -> SamplerState:
         at = lambda state, sigma: denoise(predict, state, plan, i, sigma)

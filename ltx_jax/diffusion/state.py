@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from ltx_jax.diffusion.conditioning import LatentState, distinct_levels
+from ltx_jax.diffusion.tiled import Tiles
 from ltx_jax.streams import Array, Rotary, Stream
 
 
@@ -109,10 +110,11 @@ class SamplingPlan(struct.PyTreeNode):
     """What a run does: arrays padded to a common length, and the choices that shape the program.
 
     sigmas: (S + 1,) float32. video, audio: strengths of their guidance. options: numbers of the stepper, () float32.
-    coefficients: of the stepper, (S,) float32 by name. calls: the kinds of steps that there are; call: (S,) int32,
-    which of them each step is. keep: of each call (4, L, passes) float32, which attentions run
-    (`guidance.keep_array`), or None where every pass runs all. batched: run the passes in one call, side by side on
-    the batch axis, or else one after another (less memory, same numbers). whole_batch: see `guidance.multimodal`.
+    coefficients: of the stepper, (S,) float32 by name. tiles: in which the network sees the video, None for the whole.
+    calls: the kinds of steps that there are; call: (S,) int32, which of them each step is. keep: of each call
+    (4, L, passes) float32, which attentions run (`guidance.keep_array`), or None where every pass runs all. batched:
+    run the passes in one call, side by side on the batch axis, or else one after another (less memory, same numbers).
+    whole_batch: see `guidance.multimodal`.
     """
 
     sigmas: Array
@@ -122,6 +124,7 @@ class SamplingPlan(struct.PyTreeNode):
     keep: tuple[Array | None, ...] = (None,)
     options: dict[str, Array] = struct.field(default_factory=dict)
     coefficients: dict[str, Array] = struct.field(default_factory=dict)
+    tiles: Tiles | None = None
     calls: tuple[Call, ...] = struct.field(pytree_node=False, default=(Call(),))
     batched: bool = struct.field(pytree_node=False, default=True)
     whole_batch: bool = struct.field(pytree_node=False, default=False)

@@ -25,22 +25,24 @@ def velocity_predictor(networks: Networks, params: dict[str, Any], contexts: Con
 
     def predict(video: Stream | None, audio: Stream | None, names: tuple[str, ...], keep: Array | None) -> Any:
         sides = ["negative" if name == "uncond" else "positive" for name in names]
-        texts = [_rows(contexts, sides, i) for i in (0, 1)]
         stream = audio if video is None else video
         assert stream is not None
         batch = stream.latent.shape[0] // len(names)
+        texts = [_rows(contexts, sides, i, batch) for i in (0, 1)]
         rows = None if keep is None else jnp.repeat(keep, batch, axis=2)  # (4, L, rows)
         return transformer.apply({"params": params["transformer"]}, video, audio, *texts, rows)
 
     return predict
 
 
-def _rows(contexts: Contexts, sides: list[str], stream: int) -> Context:
-    """The text of a stream for groups of rows that read the given sides."""
+def _rows(contexts: Contexts, sides: list[str], stream: int, batch: int) -> Context:
+    """The text of a stream for groups of `batch` rows that read the given sides: several rows a clip, where there are
+    more rows than clips."""
+    repeat = lambda x, axis: x if x.shape[axis] == batch else jnp.repeat(x, batch // x.shape[axis], axis=axis)
     if not isinstance(contexts["positive"][stream], tuple):
-        return Context(jnp.concatenate([contexts[side][stream] for side in sides]))
+        return Context(jnp.concatenate([repeat(contexts[side][stream], 0) for side in sides]))
     distinct = list(dict.fromkeys(sides))
-    keys, values = zip(*(contexts[side][stream] for side in distinct), strict=True)
+    keys, values = zip(*([repeat(x, 1) for x in contexts[side][stream]] for side in distinct), strict=True)
     return Context(None, memory=TextMemory(keys, values, tuple(distinct.index(side) for side in sides)))
 
 
