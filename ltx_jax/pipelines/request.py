@@ -81,6 +81,9 @@ class Request(Guiding):
             filled |= {"steps": None, "schedule": None, "schedule_tokens": None}
         if self.cfg == 1:  # guidance is off, unless some other is asked for
             filled |= {name: off for name, off in (("stg", 0.0), ("modality", 1.0)) if name in missing}
+        for name in ("stg_blocks", "audio_stg_blocks"):
+            block, layers = max(getattr(self, name) or (0,)), release.transformer.num_layers
+            require(block < layers, f"{name} names block {block}, but the transformer has 0 to {layers - 1}.")
         if max(filled.get("stg_blocks") or (0,)) >= release.transformer.num_layers:
             filled |= {"stg_blocks": None, **({"stg": 0.0} if "stg" in missing else {})}  # those of larger models
         request = dataclasses.replace(self, **filled)

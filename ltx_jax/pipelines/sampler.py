@@ -25,6 +25,7 @@ from ltx_jax.checkpoints.load import load_bundle, load_text_model
 from ltx_jax.checkpoints.lora import apply_loras, parse_lora
 from ltx_jax.diffusion.geometry import VideoShape, latent_shape, unpatchify_video
 from ltx_jax.diffusion.sample import SamplerState, make_plan, prepare
+from ltx_jax.diffusion.tiled import Tiles
 from ltx_jax.errors import require
 from ltx_jax.models.storage import Storage
 from ltx_jax.models.text.config import Gemma3Config
@@ -36,7 +37,7 @@ from ltx_jax.pipelines.clip import Clip
 from ltx_jax.pipelines.decoding import check_finite, decode_pieces, tiling_of
 from ltx_jax.pipelines.enhance import Enhancer
 from ltx_jax.pipelines.request import Request
-from ltx_jax.pipelines.states import begin, empty_audio, empty_video, make_state
+from ltx_jax.pipelines.states import begin, empty_audio, empty_video, make_state, tiles_of
 from ltx_jax.pipelines.tasks import Part, Stage, shape_of, stages_of
 from ltx_jax.rng import named_key
 
@@ -246,7 +247,7 @@ class Sampler:
 
     def _begin(
         self, stage: Stage, batch: int, keys: Callable[[str], jax.Array], previous: SamplerState | None
-    ) -> SamplerState:
+    ) -> tuple[SamplerState, Tiles | None]:
         release, shape = self.bundle.release, stage.shape
 
         def begun(name: str, part: Part, state: Any) -> Any:
@@ -256,15 +257,17 @@ class Sampler:
 
         video = begun("video", stage.video, empty_video(release, shape, batch))
         audio = begun("audio", stage.audio, empty_audio(release, shape, batch))
-        return make_state(release, video, audio, self.mesh.shape["context"])
+        tiles = None if stage.tiles is None else tiles_of(release, video, audio, stage.tiles)
+        return make_state(release, video, audio, self.mesh.shape["context"]), tiles
 
     def _denoise(
-        self, state: SamplerState, stage: Stage, keys: Callable[[str], jax.Array], positive: Any, negative: Any,
-        bar: tqdm,
+        self, begun: tuple[SamplerState, Tiles | None], stage: Stage, keys: Callable[[str], jax.Array], positive: Any,
+        negative: Any, bar: tqdm,
     ) -> SamplerState:  # fmt: skip
+        state, tiles = begun
         blocks = self.bundle.release.transformer.num_layers
         guidance = (stage.video.guidance, stage.audio.guidance)
-        settings = {"blocks": blocks, "stepper": stage.stepper, "options": dict(stage.options)}
+        settings = {"blocks": blocks, "stepper": stage.stepper, "options": dict(stage.options), "tiles": tiles}
         plan = make_plan(np.asarray(stage.sigmas, np.float32), *guidance, **settings)
         state = prepare(state, plan, lambda name: keys(f"{name}.steps"))
         abstract = programs.abstract_state(state, self.mesh)

@@ -13,7 +13,9 @@ from ltx_jax.diffusion import geometry
 from ltx_jax.diffusion.conditioning import LatentState, add_state_noise, draw_noise, freeze, initial_state
 from ltx_jax.diffusion.geometry import VideoShape
 from ltx_jax.diffusion.items import Item
+from ltx_jax.diffusion.latent_tiles import Counts
 from ltx_jax.diffusion.sample import SamplerState, StreamState, make_track
+from ltx_jax.diffusion.tiled import Tiles, make_tiles
 from ltx_jax.models.dit.rope import rotary_tables
 from ltx_jax.releases import Release
 from ltx_jax.streams import pad_tail
@@ -59,6 +61,16 @@ def make_state(release: Release, video: LatentState, audio: LatentState, context
     tables: Any = rotary_tables(release.transformer, video.positions[:1], audio.positions[:1])
     track = make_track(video, tables["video"], tables["video_cross"])
     return SamplerState(pad_tokens(track, context), make_track(audio, tables["audio"], tables["audio_cross"]))
+
+
+def tiles_of(release: Release, video: LatentState, audio: LatentState, counts: Counts) -> Tiles:
+    """The tiles in which a stage's network sees the video. Raises UserError where its latent is too small for them."""
+
+    def tables(positions: Any) -> Any:
+        found: Any = rotary_tables(release.transformer, positions, audio.positions[:1])
+        return found["video"], found["video_cross"]
+
+    return make_tiles(video, counts, tables)
 
 
 def pad_tokens(track: StreamState, multiple: int) -> StreamState:

@@ -14,6 +14,7 @@ from ltx_jax.diffusion.conditioning import LatentAtIndex
 from ltx_jax.diffusion.geometry import VideoShape
 from ltx_jax.diffusion.guidance import Guidance, GuidanceTable
 from ltx_jax.diffusion.items import Item
+from ltx_jax.diffusion.latent_tiles import Counts
 from ltx_jax.diffusion.steppers import steps_of
 from ltx_jax.media.images import read_image
 from ltx_jax.pipelines.request import Request
@@ -61,7 +62,8 @@ class Part:
 class Stage:
     """One denoising of all streams, of clips of one shape, along decreasing noise levels.
 
-    options: numbers of the stepper that are not its defaults, see `steppers.STEPPERS`.
+    options: numbers of the stepper that are not its defaults, see `steppers.STEPPERS`. tiles: in which the network sees
+    the video, (count, overlap in latent cells) of frames, rows and columns; None: as a whole (spec sampling.md 12.13).
     """
 
     shape: VideoShape
@@ -70,6 +72,7 @@ class Stage:
     audio: Part
     stepper: str = "euler"
     options: tuple[tuple[str, float], ...] = ()
+    tiles: Counts | None = None
 
     @property
     def steps(self) -> int:

@@ -57,7 +57,8 @@ def test_every_clip_has_its_own_number():
         ({"enhance_instructions": "a.txt"}, "nothing without enhance_prompt"), ({"stepper": "dpm"}, "no stepper"),
         ({"eta": 0.5}, "eta does nothing"), ({"sigmas": (1.0, 0.5)}, "down to 0"), ({"stg": -1.0}, "stg is"),
         ({"sigmas": (1.0, 0.0), "steps": 3}, "leave one"), ({"guidance_range": (0.5, 0.2)}, "lower one first"),
-        ({"stg_blocks": (-1,)}, "count from 0"), ({"guidance_rule": "more"}, "no guidance rule"),
+        ({"stg_blocks": (-1,)}, "count from 0"), ({"audio_stg_blocks": (5,)}, "names block 5"),
+        ({"guidance_rule": "more"}, "no guidance rule"),
     ],
 )  # fmt: skip
 def test_mistakes_are_said(settings, words):

@@ -16,7 +16,7 @@ from ltx_jax.diffusion.guidance import Guidance
 from ltx_jax.diffusion.sample import make_plan, make_track
 from ltx_jax.models.dit.rope import rotary_tables
 from ltx_jax.pipelines.stages import sample_steps
-from ltx_jax.pipelines.states import empty_audio, empty_video, make_state, pad_tokens
+from ltx_jax.pipelines.states import empty_audio, empty_video, make_state, pad_tokens, tiles_of
 from ltx_jax.streams import Context
 
 STEPS = 2
@@ -40,8 +40,8 @@ def sampled():
 
     sample = jax.jit(functools.partial(sample_steps, networks))
 
-    def run(video, audio):
-        plan = make_plan(schedules.ltx2(STEPS), video, audio, blocks=config.num_layers)
+    def run(video, audio, tiles=None):
+        plan = make_plan(schedules.ltx2(STEPS), video, audio, blocks=config.num_layers, tiles=tiles)
         end = sample(params, {"positive": text, "negative": text}, state, plan, 0, STEPS)
         return np.asarray(end.video.stream.latent)
 
@@ -87,3 +87,21 @@ def test_tokens_that_the_target_may_not_attend_to_do_not_change_it(mesh):
     some = [velocity(1, weight) for weight in (0.0, 0.5, 1.0)]
     assert np.abs(velocity(2, 1.0) - some[2]).max() > 1e-3
     assert np.abs(some[0] - some[1]).max() > 1e-3 and np.abs(some[1] - some[2]).max() > 1e-3
+
+
+def test_tiles_of_a_stage_reach_the_transformer(sampled, mesh):
+    """One after the other or side by side, with guidance: the same; and the whole in one tile is no tile."""
+    release = ltx_jax.load("toy").bundle.release
+    shape = VideoShape(5, 16, 16, 8.0)
+    states = [empty(release, shape, 1) for empty in (empty_video, empty_audio)]
+    ends = [sampled(Guidance(cfg_scale=2.0), Guidance())]
+    for counts, side_by_side in (
+        (((1, 0),) * 3, False),
+        (((1, 0), (1, 0), (2, 0)), False),
+        (((1, 0), (1, 0), (2, 0)), True),
+    ):
+        tiles = tiles_of(release, *states, counts).replace(side_by_side=side_by_side)
+        ends.append(sampled(Guidance(cfg_scale=2.0), Guidance(), tiles=tiles))
+    np.testing.assert_allclose(ends[1], ends[0], atol=1e-4)
+    np.testing.assert_allclose(ends[3], ends[2], atol=1e-4)
+    assert np.abs(ends[2] - ends[0]).max() > 1e-3
