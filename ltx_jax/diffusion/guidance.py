@@ -32,7 +32,8 @@ class Guidance:
 
     stg_blocks: blocks whose self-attention the perturbed pass skips, None for all. skip_step: after each step that is
     computed so many reuse its prediction. rule: how the text guides; eta, norm_threshold and momentum belong to the
-    projected rules "apg" and "apg_stateful", of which the latter is neutral at a cfg_scale of 0.
+    projected rules "apg" and "apg_stateful", of which the latter is neutral at a cfg_scale of 0. cfg_every: how many
+    steps the difference between the texts guides that one of them finds; 2 saves every other unconditional pass.
     """
 
     cfg_scale: float = 1.0
@@ -45,8 +46,10 @@ class Guidance:
     eta: float = 1.0
     norm_threshold: float = 0.0
     momentum: float = 0.0
+    cfg_every: int = 1
 
     def __post_init__(self):
+        require(self.cfg_every >= 1, f"Guidance is computed every 1 or more steps, not every {self.cfg_every}.")
         require(self.rescale_scale >= 0, f"The guidance rescale must not be negative, not {self.rescale_scale}.")
         require(self.skip_step >= 0, f"The steps to skip must not be negative, not {self.skip_step}.")
         require(self.rule in RULES, f"There is no guidance rule '{self.rule}'; choose one of {', '.join(RULES)}.")

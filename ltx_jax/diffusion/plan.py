@@ -75,6 +75,7 @@ def make_plan(
         batched=batched,
         whole_batch=whole_batch,
         stepper=stepper,
+        reuses_text=not all(_asks_text(guides, chosen.forces)),
     )
 
 
@@ -92,15 +93,28 @@ def _calls(
     """
     kinds: dict[tuple[Call, bytes | None], tuple[int, np.ndarray | None]] = {}
     call = []
-    for i, step in enumerate(guides):
+    for i, (step, asks) in enumerate(zip(guides, _asks_text(guides, forces), strict=True)):
         running = {name: guide for name, guide in step.items() if not skips(i, guide.skip_step)}
         video, audio = running.get("video"), running.get("audio")
-        needed = Call(
-            passes(video, audio, forces), tuple(n for n in ("video", "audio") if n in running or n not in step)
-        )
+        names = tuple(name for name in passes(video, audio, forces) if asks or name != "uncond")
+        needed = Call(names, tuple(n for n in ("video", "audio") if n in running or n not in step))
         needed = needed if running or not step else Call((), ())
         keep = keep_array(needed.passes, video, audio, blocks)
         kind = (needed, None if keep is None else keep.tobytes())
         call.append(kinds.setdefault(kind, (len(kinds), keep))[0])
     keeps = tuple(None if keep is None else jnp.asarray(keep) for _, keep in kinds.values())
     return tuple(kind for kind, _ in kinds), keeps, call
+
+
+def _asks_text(guides: Sequence[Mapping[str, Guidance]], forces: tuple[str, ...]) -> list[bool]:
+    """Whether each step may ask for the unconditional pass; else what an earlier one found of it guides (`cfg_every`).
+
+    A pass that is forced is asked for in every step.
+    """
+    asks, age = [], None  # steps since it was asked for, None where guidance by the text has not begun
+    for i, step in enumerate(guides):
+        wanting = [g.cfg_every for g in step.values() if g.needs("uncond") and not skips(i, g.skip_step)]
+        age = 0 if age is None or age + 1 >= min(wanting, default=1) else age + 1
+        asks.append(age == 0 or "uncond" in forces)
+        age = age if wanting else None
+    return asks

@@ -57,6 +57,7 @@ def prepare(state: SamplerState, plan: SamplingPlan, keys: Callable[[str], Array
     def ready(name: str, track: StreamState) -> StreamState:
         scales = getattr(plan, name)
         kept = (*memory, "direction") if scales is not None and scales.rule == "apg_stateful" else memory
+        kept = (*kept, "text") if scales is not None and plan.reuses_text else kept
         zeros = {name: jnp.zeros(track.latent.shape, jnp.float32) for name in kept}
         drawn = jax.random.key_data(keys(name)) if keys and stepper.noisy else None
         return track.replace(keys=drawn).remembering(**zeros)
@@ -121,7 +122,7 @@ def _denoise(
             found[name][forced] = passes[name][forced]
     if len(plan.calls) == 1:
         return found
-    kept = ("guided", "direction", *STEPPERS[plan.stepper].forces)  # all branches return the same
+    kept = ("guided", "direction", "text", *STEPPERS[plan.stepper].forces)  # all branches return the same
     return {name: {k: v for k, v in own.items() if k in kept} for name, own in found.items()}
 
 
@@ -147,8 +148,14 @@ def _passes(
 def _guide(
     track: StreamState, passes: dict[str, Array], scales: GuidanceScales | None, i: Array, whole: bool
 ) -> dict[str, Array]:
-    """The guided x0 of a modality as "guided", and under "direction" what stateful guidance remembers."""
-    kept = {k: v for k, v in track.memory.items() if k == "direction"}
+    """The guided x0 of a modality as "guided", and what guidance remembers: "direction" of the stateful rule, "text",
+    the difference between the texts, for steps that do not ask for it.
+    """
+    kept = {k: v for k, v in track.memory.items() if k in ("direction", "text")}
+    if "text" in kept:
+        cond = passes["cond"].astype(jnp.float32)
+        kept["text"] = cond - passes["uncond"].astype(jnp.float32) if "uncond" in passes else kept["text"]
+        passes = {**passes, "uncond": cond - kept["text"]}
     if scales is None or len(passes) == 1:
         return {"guided": passes["cond"].astype(jnp.float32), **kept}
     at = jax.tree.map(lambda strength: strength[i], scales)

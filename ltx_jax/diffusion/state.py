@@ -114,7 +114,8 @@ class SamplingPlan(struct.PyTreeNode):
     calls: the kinds of steps that there are; call: (S,) int32, which of them each step is. keep: of each call
     (4, L, passes) float32, which attentions run (`guidance.keep_array`), or None where every pass runs all. batched:
     run the passes in one call, side by side on the batch axis, or else one after another (less memory, same numbers).
-    whole_batch: see `guidance.multimodal`.
+    whole_batch: see `guidance.multimodal`. reuses_text: some steps are guided by the difference between the texts that an
+    earlier one found.
     """
 
     sigmas: Array
@@ -129,6 +130,7 @@ class SamplingPlan(struct.PyTreeNode):
     batched: bool = struct.field(pytree_node=False, default=True)
     whole_batch: bool = struct.field(pytree_node=False, default=False)
     stepper: str = struct.field(pytree_node=False, default="euler")
+    reuses_text: bool = struct.field(pytree_node=False, default=False)
 
     @property
     def skips(self) -> bool:

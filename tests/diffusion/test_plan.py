@@ -1,5 +1,7 @@
 """Plans: guidance by noise level and skipped steps, and that neither costs a call that is not needed."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -96,6 +98,32 @@ def test_rules_guide_along_the_text(rule):
     assert ends[1].mean() < ends[0].mean() - 0.1
 
 
+def test_the_difference_between_the_texts_guides_several_steps():
+    """Where it never changes nothing is lost by asking for it in every third step alone."""
+    guide, audio = Guidance(cfg_scale=3.0, rescale_scale=0.7), Guidance()
+    calls, end = sampled(dataclasses.replace(guide, cfg_every=3), audio)
+    assert [passes for passes, _ in calls] == [("cond", "uncond"), ("cond",), ("cond",)] + [
+        ("cond", "uncond"),
+        ("cond",),
+    ]
+    every, exact = sampled(guide, audio)
+    assert len(every) == len(calls) == 5
+    for ours, theirs in ((end.video, exact.video), (end.audio, exact.audio)):
+        np.testing.assert_allclose(ours.latent, theirs.latent, rtol=1e-5, atol=1e-5)
+    plan = sample.make_plan(SIGMAS, dataclasses.replace(guide, cfg_every=3), audio, blocks=2)
+    state = sample.prepare(sample.SamplerState(video=track(), audio=track(1)), plan)
+    compiled = jax.jit(lambda state: sample.run(network([]), state, plan, 0, 5))(state)
+    np.testing.assert_allclose(compiled.video.latent, end.video.latent, rtol=1e-5)
+
+
+def test_guidance_that_begins_late_asks_for_the_texts_when_it_begins():
+    table = GuidanceTable(((1.0, Guidance()), (0.6, Guidance(cfg_scale=3.0, cfg_every=2))))
+    calls, _ = sampled(table, Guidance())
+    assert [len(passes) for passes, _ in calls] == [1, 1, 2, 1, 2]
+    forced, _ = sampled(Guidance(cfg_scale=3.0, cfg_every=2), Guidance(), stepper="euler_cfg_pp")
+    assert {len(passes) for passes, _ in forced} == {2}
+
+
 def test_a_first_pass_that_is_forced_runs_once():
     calls, _ = sampled(Guidance(), Guidance(), stepper="euler_cfg_pp")
     assert {passes for passes, _ in calls} == {("cond", "uncond")}
@@ -104,6 +132,8 @@ def test_a_first_pass_that_is_forced_runs_once():
 def test_mistakes_are_sentences():
     with pytest.raises(UserError, match="no guidance rule"):
         Guidance(rule="cfg_plus")
+    with pytest.raises(UserError, match="every 1 or more steps, not every 0"):
+        Guidance(cfg_every=0)
     with pytest.raises(UserError, match="steps to skip"):
         Guidance(skip_step=-1)
     with pytest.raises(UserError, match="at least one row"):
