@@ -141,6 +141,13 @@ JOURNEYS = {
         "python -m ltx_jax.tools.evaluate *": Small({"prompts": 2, "steps": 1}),
         TRAIN + "*--workdir=runs/ablation *": Small(FEW64, outputs=("runs/ablation/*/finished.json",)),
     }, slow=True),
+    "families": Journey("docs/families.md", {
+        TRAIN + "*--config.training.dit.process=*": Small(
+            FEW_DIT | {DIT + "clips": 8, DIT + "sample_every": 0}, outputs=(f"runs/ddpm/{MODEL}",)
+        ),
+        "python sample.py --checkpoint=runs/ddpm/model *": Small({"steps": 2}),
+        "python sample.py --cfg_every=2 *": Small({"steps": 2}),
+    }, slow=True),
     "files of weights": Journey("docs/checkpoints.md", {
         "python -m ltx_jax.tools.inspect ltx-2-19b.safetensors": Small(),
         "python -m ltx_jax.tools.inspect --config=*": Small(),

@@ -14,7 +14,7 @@ from ltx_jax.pipelines.fields import setting
 
 _NOT_NEGATIVE = (
     "cfg", "audio_cfg", "rescale", "audio_rescale", "stg", "audio_stg", "modality", "audio_modality", "skip_step",
-    "audio_skip_step", "schedule_tokens", "eta", "apg_norm", "apg_momentum",
+    "audio_skip_step", "schedule_tokens", "eta", "churn", "snr", "apg_norm", "apg_momentum",
 )  # fmt: skip
 
 
@@ -30,8 +30,15 @@ class Guiding:
     )
     stepper: str | None = setting(None, f"How steps are taken: {', '.join(STEPPERS)}.")
     eta: float | None = setting(None, "How much of the noise is drawn anew in a step, by the steppers that do so.")
+    churn: float | None = setting(None, "How much noise is added again in all, by the stepper edm; 0: none.")
+    snr: float | None = setting(
+        None, "Of the steps at a level, by predictor_corrector: the score's norm to the noise's."
+    )
     cfg: float | None = setting(
         None, "Guidance scale by the text; 1 turns guidance off.", official="video_cfg_guidance_scale"
+    )
+    cfg_every: int | None = setting(
+        None, "For how many steps the difference between the texts guides that one of them finds; 2 saves passes."
     )
     audio_cfg: float | None = setting(
         None, "Guidance scale of the sound (default: as cfg where that is given).", official="audio_cfg_guidance_scale"
@@ -72,7 +79,9 @@ class Guiding:
 
     def check_guiding(self) -> None:
         """Raise UserError for a setting that makes no sense."""
-        require(self.steps is None or self.steps >= 1, f"steps is {self.steps}, but must be at least 1.")
+        for name in ("steps", "cfg_every"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"{name} is {value}, but must be at least 1.")
         choices = {"schedule": SCHEDULES, "stepper": STEPPERS, "guidance_rule": RULES}
         words = {"schedule": "schedule", "stepper": "stepper", "guidance_rule": "guidance rule"}
         for name, known in choices.items():
@@ -95,10 +104,12 @@ class Guiding:
             0 <= low < high <= 1,
             f"guidance_range is {low:g} to {high:g}, but must be two noise levels in 0..1, the lower one first.",
         )
-        if self.eta is not None:
-            noisy = [name for name, row in STEPPERS.items() if "eta" in row.options]
+        for option, _ in self._options():
+            taking = [name for name, row in STEPPERS.items() if option in row.options]
             chosen = self.stepper or "euler"
-            require(chosen in noisy, f"eta does nothing with the stepper '{chosen}': use one of {', '.join(noisy)}.")
+            require(
+                chosen in taking, f"{option} does nothing with the stepper '{chosen}': use one of {', '.join(taking)}."
+            )
         self._check_sigmas()
 
     def _check_sigmas(self) -> None:
@@ -121,8 +132,11 @@ class Guiding:
 
     def stepping(self) -> dict:
         """Stepper and its options, as a stage takes them."""
-        options = () if self.eta is None else (("eta", self.eta),)
-        return {"stepper": self.stepper or "euler", "options": options}
+        return {"stepper": self.stepper or "euler", "options": self._options()}
+
+    def _options(self) -> tuple[tuple[str, float], ...]:
+        given = ((name, getattr(self, name)) for name in ("eta", "churn", "snr"))
+        return tuple((name, value) for name, value in given if value is not None)
 
     def guides(self) -> tuple[Guidance | GuidanceTable, Guidance | GuidanceTable]:
         """Guidance of picture and sound of a resolved request."""
@@ -136,7 +150,7 @@ class Guiding:
         settings = {
             "cfg_scale": of("cfg"), "stg_scale": of("stg"), "stg_blocks": of("stg_blocks"),
             "modality_scale": of("modality"), "rescale_scale": of("rescale"), "skip_step": of("skip_step"),
-            "rule": self.guidance_rule,
+            "rule": self.guidance_rule, "cfg_every": self.cfg_every,
             "eta": self.apg_eta, "norm_threshold": self.apg_norm, "momentum": self.apg_momentum,
         }  # fmt: skip
         guide = Guidance(**{name: value for name, value in settings.items() if value is not None})

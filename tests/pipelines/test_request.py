@@ -41,6 +41,14 @@ def test_steps_can_be_given_as_noise_levels_and_guidance_a_range_of_them():
     assert [guide.at(sigma).cfg_scale for sigma in (0.9, 0.51, 0.4)] == [3.0, 3.0, 1.0]
 
 
+def test_the_steppers_of_families_take_their_numbers():
+    request = Request(("x",), schedule="edm", stepper="edm", churn=5.0, cfg_every=2).resolve(release("toy"))
+    (stage,) = stages_of(request)
+    assert (stage.stepper, stage.options) == ("edm", (("churn", 5.0),))
+    assert [part.guidance.cfg_every for part in (stage.video, stage.audio)] == [2, 2]
+    assert stage.sigmas[0] < 1 and stage.sigmas[-1] == 0
+
+
 def test_every_clip_has_its_own_number():
     assert Request(("a", "b"), num_samples=2).clips == [("a", 0), ("a", 1), ("b", 2), ("b", 3)]
 
@@ -55,7 +63,8 @@ def test_every_clip_has_its_own_number():
         ({"cfg": float("nan")}, "must be a number"), ({"fps": 1e-4}, "at most 600"), ({"schedule": "karras"}, "ltx2"),
         ({"fps": 1e5}, "fps"), ({"rescale": 7.0}, "in 0..1"), ({"image_strength": 0.5}, "nothing without image"),
         ({"enhance_instructions": "a.txt"}, "nothing without enhance_prompt"), ({"stepper": "dpm"}, "no stepper"),
-        ({"eta": 0.5}, "eta does nothing"), ({"sigmas": (1.0, 0.5)}, "down to 0"), ({"stg": -1.0}, "stg is"),
+        ({"eta": 0.5}, "eta does nothing"), ({"churn": 0.5}, "churn does nothing .* use one of edm"),
+        ({"cfg_every": 0}, "cfg_every is 0"), ({"sigmas": (1.0, 0.5)}, "down to 0"), ({"stg": -1.0}, "stg is"),
         ({"sigmas": (1.0, 0.0), "steps": 3}, "leave one"), ({"guidance_range": (0.5, 0.2)}, "lower one first"),
         ({"stg_blocks": (-1,)}, "count from 0"), ({"audio_stg_blocks": (5,)}, "names block 5"),
         ({"guidance_rule": "more"}, "no guidance rule"),
