@@ -42,9 +42,7 @@ def make_plan(
     for name in numbers:
         known = ", ".join(chosen.options) or "it has none"
         require(name in chosen.options, f"The stepper '{stepper}' has no option '{name}' (of options: {known}).")
-    _check_levels(np.asarray(sigmas))
-    levels = chosen.levels(np.asarray(sigmas, np.float64))
-    _check_levels(levels)
+    levels = _checked(chosen.levels(_checked(np.asarray(sigmas, np.float64))))
     steps = len(levels) - 1
     total = steps if pad_to is None else pad_to
     require(steps <= total, f"A schedule of {steps} steps does not fit a plan of {total}.")
@@ -79,9 +77,10 @@ def make_plan(
     )
 
 
-def _check_levels(sigmas: np.ndarray) -> None:
+def _checked(sigmas: np.ndarray) -> np.ndarray:
     decreasing = len(sigmas) >= 2 and bool(np.all(np.diff(sigmas) < 0)) and sigmas[-1] >= 0
     require(decreasing, "The sigmas of a run must be at least two numbers that decrease and end at 0 or above.")
+    return sigmas
 
 
 def _calls(

@@ -114,8 +114,8 @@ class SamplingPlan(struct.PyTreeNode):
     calls: the kinds of steps that there are; call: (S,) int32, which of them each step is. keep: of each call
     (4, L, passes) float32, which attentions run (`guidance.keep_array`), or None where every pass runs all. batched:
     run the passes in one call, side by side on the batch axis, or else one after another (less memory, same numbers).
-    whole_batch: see `guidance.multimodal`. reuses_text: some steps are guided by the difference between the texts that an
-    earlier one found.
+    whole_batch: see `guidance.multimodal`. reuses_text: some steps are guided by the difference between
+    the texts that an earlier one found.
     """
 
     sigmas: Array
