@@ -162,14 +162,14 @@ def _forward(case: Case) -> Outputs:
     config = config_from_recording(case.config["transformer"], case.config.get("model_type", "av"))
     tables = rotary_tables(config, i.get("video_positions"), i.get("audio_positions"))
     given = [m for m in MODALITIES if f"{m}_latent" in i]
-    streams = {m: stream_from_recording(i, tables, m) for m in given}
+    enabled = lambda m: bool(case.config.get(f"{m}_enabled", True))
+    streams = {m: stream_from_recording(i, tables, m).replace(enabled=enabled(m)) for m in given}
     contexts = {m: Context(jnp.asarray(i[f"{m}_context"]), context_bias(i.get(f"{m}_context_mask"))) for m in given}
-    enabled = {f"{m}_enabled": bool(case.config.get(f"{m}_enabled", True)) for m in MODALITIES}
     params = to_tree(dit_names(config), case.weights)
 
     def forward(params, streams, contexts, keep):
         pairs = [*(streams.get(m) for m in MODALITIES), *(contexts.get(m) for m in MODALITIES)]
-        return DiT(config).apply({"params": params}, *pairs, keep, **enabled)
+        return DiT(config).apply({"params": params}, *pairs, keep)
 
     velocities = jax.jit(forward)(params, streams, contexts, i.get("perturbation_keep"))
     outputs = {}
