@@ -8,7 +8,8 @@ from pathlib import Path
 
 from ltx_jax.experiment import Experiment
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "training")]
+sys.path.insert(0, str(Path(__file__).parent / "training"))
+sys.path.insert(0, str(Path(__file__).parent))
 from tiny import save_tiny_model
 
 ROOT = Path(__file__).parents[1]
@@ -45,6 +46,8 @@ def smaller(config):
     vae = config.model.video_vae
     for blocks in ("encoder_blocks", "decoder_blocks"):
         vae[blocks] = tuple(dataclasses.replace(b, num_layers=1) for b in vae[blocks])
+    if vae.get("diffusion"):
+        vae.diffusion.update(smaller_diffusion(vae.diffusion, vae.latent_channels))
     for vocoder in config.model.vocoder.values():
         if "upsample_initial_channel" in vocoder:
             vocoder.upsample_initial_channel = 64
@@ -52,6 +55,18 @@ def smaller(config):
     config.data.update(frames=9, height=64, width=96)
     config.model.sampling.update(num_frames=9, height=64, width=96)
     return config
+
+
+def smaller_diffusion(decoder, channels):
+    """The fields of a diffusion decoder that a small one changes."""
+    widths = [8]  # of the last stage; those before are as much wider as its upsamples say
+    for _, narrower in reversed(decoder.upsamples):
+        widths.insert(0, widths[0] * narrower)
+    depths = (1,) * len(widths)
+    return {
+        "in_channels": channels, "head_dim": 8, "stage_channels": tuple(widths), "stage_depths": depths,
+        "stage5_channels": None, "t_emb_dim": 16,
+    }  # fmt: skip
 
 
 def write(folder: Path) -> None:

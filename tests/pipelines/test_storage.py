@@ -4,6 +4,7 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
+import small_configs
 
 from ltx_jax.checkpoints.load import load_bundle
 from ltx_jax.errors import UserError
@@ -79,3 +80,15 @@ def test_out_of_device_memory_is_one_sentence_with_the_bytes_and_what_helps(monk
     monkeypatch.setattr(model, "_denoise", lambda *args: (_ for _ in ()).throw(jax.errors.JaxRuntimeError("INTERNAL")))
     with pytest.raises(jax.errors.JaxRuntimeError):
         model.generate(REQUEST)
+
+
+@pytest.mark.slow
+def test_a_small_2_5_with_its_diffusion_decoder_samples_in_few_bytes(tmp_path):
+    small_configs.save_model("ltx2_5_22b.py", tmp_path / "ltx-2.5.safetensors")
+    bundle = load_bundle(tmp_path / "ltx-2.5.safetensors")
+    assert bundle.release.video_vae.diffusion is not None
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    model = Sampler(bundle, mesh, storage=Storage("int8_dynamic", "host"))
+    (clip,) = model.generate(Request(prompts=("a red circle",), seed=1, steps=1))
+    assert clip.video.shape == (9, 64, 96, 3) and clip.video.std() > 0
+    assert np.isfinite(clip.audio).all() and clip.metadata["config"].count('"quantization": "int8_dynamic"') == 1
