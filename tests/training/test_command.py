@@ -27,7 +27,8 @@ class Command:
     def start(self, workdir: str, processes: int) -> list[subprocess.Popen]:
         environment = os.environ | {
             "JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // processes}",
-            "PYTHONPATH": f"{ROOT}:{Path(__file__).parent}", "JAX_COMPILATION_CACHE_DIR": str(self.folder / "programs"),
+            "PYTHONPATH": f"{ROOT}:{Path(__file__).parents[1]}:{Path(__file__).parent}",
+            "JAX_COMPILATION_CACHE_DIR": str(self.folder / "programs"),
         }  # fmt: skip
         command = [
             sys.executable, str(ROOT / "train.py"), f"--config={Path(__file__).with_name('tiny_config.py')}",
