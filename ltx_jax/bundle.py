@@ -218,6 +218,10 @@ class LazyParts(Mapping[str, Any]):
             raise UserError(f"The checkpoint has no part '{part}'.")
         return self._loaders[part]
 
+    def changed(self, loaders: Mapping[str, Callable[[], Any]]) -> "LazyParts":
+        """These parts with other loaders for some; nothing of them is loaded yet."""
+        return LazyParts({**self._loaders, **loaders})
+
     def place(self, part: str, shardings: Any) -> Any:
         """`part` on the devices; the host keeps nothing of it."""
         stream = getattr(self.loader(part), "place", None)

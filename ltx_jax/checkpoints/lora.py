@@ -6,6 +6,7 @@ W + B A. In our trees it is the collection `lora`, which has the paths of `param
 """
 
 import dataclasses
+import functools
 import math
 import os
 import re
@@ -15,9 +16,11 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from ltx_jax.bundle import Bundle
+from ltx_jax.bundle import Bundle, LazyParts
 from ltx_jax.checkpoints.lora_files import Adapter, Pair, adapter_pairs, listed, load_lora
-from ltx_jax.checkpoints.safetensors import write_safetensors
+from ltx_jax.checkpoints.safetensors import Rows, Tensors, write_safetensors
+from ltx_jax.checkpoints.tables import part_shapes
+from ltx_jax.checkpoints.views import View
 from ltx_jax.errors import require
 from ltx_jax.names import Name
 from ltx_jax.names.dit import TRANSFORMER_PREFIX
@@ -196,6 +199,7 @@ def parse_lora(text: str) -> tuple[str, float]:
 def apply_loras(bundle: Bundle, loras: Sequence[tuple[str, float]]) -> Bundle:
     """The model with LoRA files merged, each given by path and strength; a note says what a file did not reach.
 
+    Weights are merged one by one as they are read: the model that was given stays as it is, and reads its own again.
     Raises UserError when a file fits nothing in the model, or not the sizes of its layers.
     """
     if not loras:
@@ -206,9 +210,40 @@ def apply_loras(bundle: Bundle, loras: Sequence[tuple[str, float]]) -> Bundle:
     files = [(path, load_lora(path, known), strength) for path, strength in loras]
     for path, adapter, _ in files:
         _check_fit(path, adapter, known, bundle)
-    adapters, strengths = [a.pairs for _, a, _ in files], [s for _, _, s in files]
-    merged = {p: merge_params(bundle.params[p], names[p], adapters, strengths) for p in ADAPTED_PARTS}
-    return dataclasses.replace(bundle, params=_Overlay(bundle.params, merged))
+    assert isinstance(bundle.params, LazyParts)
+    merged = {}
+    for part in ADAPTED_PARTS:
+        hits = _hits(names[part], [(adapter, strength) for _, adapter, strength in files])
+        if hits:
+            merged[part] = bundle.params.loader(part).through(functools.partial(Merged, hits))
+    return dataclasses.replace(bundle, params=bundle.params.changed(merged))
+
+
+def _hits(names: Iterable[Name], adapters: Sequence[tuple[Adapter, float]]) -> dict[str, list[tuple[Pair, float]]]:
+    """Pairs and strengths by the official name, without prefix, of the weight that they are added to."""
+    found = {}
+    for name in linear_names(names):
+        for official, module in zip(name.officials(), modules_of(name), strict=True):
+            own = [(a.pairs[module], strength) for a, strength in adapters if module in a.pairs and strength != 0]
+            found |= {official: own} if own else {}
+    return found
+
+
+class Merged(View):
+    """Weights with the products of LoRA pairs added to them. hits: see `_hits`; the weights stand behind `prefix`."""
+
+    def __init__(self, hits: Mapping[str, Sequence[tuple[Pair, float]]], base: Tensors, prefix: str):
+        super().__init__(base)
+        self._hits = {prefix + name: own for name, own in hits.items()}
+
+    def read(self, name: str, rows: Rows | None = None) -> np.ndarray:
+        """A tensor, or its rows [start, stop) on the first axis."""
+        weight = self.base.read(name, rows)
+        if name not in self._hits:
+            return weight
+        begin, end = rows or (0, len(weight))
+        pairs, strengths = zip(*(((a, b[begin:end]), strength) for (a, b), strength in self._hits[name]), strict=True)
+        return merge_weight(weight, pairs, strengths, weight.dtype)
 
 
 def _check_fit(path: str, adapter: Adapter, known: Mapping[str, tuple[str, Name]], bundle: Bundle) -> None:
@@ -220,28 +255,12 @@ def _check_fit(path: str, adapter: Adapter, known: Mapping[str, tuple[str, Name]
         say(f"note: {len(missed)} of {count} modules in '{path}' do not exist here: {listed(missed)}")
     for module in adapter.pairs.keys() - set(missed):
         (a, b), (part, name) = adapter.pairs[module], known[module]
-        own = np.shape(_leaf(bundle.params[part], name.path))[-2:]
+        own = part_shapes(bundle.release, part)[name.officials()[0]][::-1]
         require(
             (a.shape[1], b.shape[0]) == own,
             f"'{path}' is for another model: its LoRA of '{module}' fits a layer from {a.shape[1]} to {b.shape[0]} "
             f"features, which in {model} goes from {own[0]} to {own[1]}.",
         )
-
-
-class _Overlay(Mapping[str, Any]):
-    """Parameters by part, some replaced; the others are still read when first used."""
-
-    def __init__(self, base: Mapping[str, Any], replaced: Mapping[str, Any]):
-        self._base, self._replaced = base, replaced
-
-    def __getitem__(self, part: str) -> Any:
-        return self._replaced[part] if part in self._replaced else self._base[part]
-
-    def __iter__(self):
-        return iter(self._base)
-
-    def __len__(self) -> int:
-        return len(self._base)
 
 
 def _checked(weight: np.ndarray, module: str, pairs: Any, strengths: Any, dtype: Any) -> np.ndarray:

@@ -41,6 +41,10 @@ class PartReader:
         self.tensors = tensors if dtype is None else Cast(tensors, dtype)
         self._stored, self._dtype = tensors, dtype
 
+    def through(self, view: Callable[[Tensors, str], Tensors]) -> "PartReader":
+        """A reader of the same part from what `view` makes of its tensors and their prefix."""
+        return PartReader(self.part, self.names, view(self.tensors, self.prefix), self.prefix)
+
     def __call__(self) -> dict[str, Any]:
         """Our parameter tree of the part, on the host."""
         return to_tree(self.names, self.tensors, self.prefix)

@@ -2,15 +2,19 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
 import ltx_jax
+from ltx_jax.bundle import networks_on, place_parts
+from ltx_jax.checkpoints.load import load_bundle
 from ltx_jax.checkpoints.lora import apply_loras, linear_names, modules_of
 from ltx_jax.checkpoints.lora_files import adapter_pairs, load_lora
 from ltx_jax.checkpoints.safetensors import write_safetensors
 from ltx_jax.errors import UserError
 from ltx_jax.names.diffusers import diffusers_module, official_module
+from ltx_jax.parallel.mesh import MeshConfig, make_mesh
 from ltx_jax.parts import find_part
 from ltx_jax.releases import release
 
@@ -183,6 +187,22 @@ def test_a_merge_has_the_strength_that_the_file_says(name, sides, alpha, metadat
     if alpha is not None:
         tensors[f"{name}.alpha"] = np.array(alpha, np.float32)
     assert merged_with(tensors, metadata, tmp_path / "x.safetensors") == pytest.approx(right, abs=1e-3)
+
+
+def test_a_merged_model_streams_onto_devices_and_the_base_stays(tmp_path):
+    base, width, path = load_bundle("toy"), release("toy").transformer.stream("video").width, tmp_path / "x.safetensors"
+    module = "diffusion_model.transformer_blocks.1.attn1.to_q"
+    tensors = dict(zip((f"{module}.{side}" for side in SIDES[0]), pair(4, width, width), strict=True))
+    write_safetensors(path, tensors)
+    for shape in (MeshConfig(), MeshConfig(fsdp=2, tensor=2)):
+        mesh = make_mesh(shape, jax.devices()[: 4 if shape.tensor == 2 else 1])
+        merged = apply_loras(base, [(str(path), 0.5)])
+        placed = place_parts(networks_on(mesh, base.release), merged.params, ("transformer",), mesh)["transformer"]
+        kernel = lambda tree: np.asarray(tree["blocks"]["video"]["attn1"]["to_q"]["kernel"])
+        product = 0.5 * (tensors[f"{module}.{SIDES[0][1]}"] @ tensors[f"{module}.{SIDES[0][0]}"]).T
+        np.testing.assert_allclose(kernel(placed)[1], kernel(base.params["transformer"])[1] + product, atol=1e-5)
+        np.testing.assert_array_equal(kernel(placed)[0], kernel(base.params["transformer"])[0])
+        assert not merged.params._loaded, "nothing is read onto the host whole"
 
 
 def test_a_lora_of_another_model_is_one_sentence(tmp_path, capsys):
