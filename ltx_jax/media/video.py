@@ -14,6 +14,7 @@ from av.error import FFmpegError
 
 from ltx_jax.errors import UserError, require
 from ltx_jax.files import shown
+from ltx_jax.media.coding import SCREEN, Coding
 from ltx_jax.media.container import file_url, find_sound, opened, reason
 from ltx_jax.media.film import beginning, ending, film_of, frame_count, frame_rate, shown_frames
 from ltx_jax.media.sound import read_audio
@@ -23,7 +24,6 @@ __all__ = [
     "write_video",
 ]  # fmt: skip
 
-CRF = "18"
 RATES = (0.1, 1000)  # frames per second that are written
 ENDINGS = (".mp4", ".mov", ".mkv")
 
@@ -42,9 +42,10 @@ class VideoInfo:
 
 def write_video(
     path: str | os.PathLike[str], video: Iterable[np.ndarray], fps: float, audio: np.ndarray | None = None,
-    sample_rate: int = 16000, metadata: Mapping[str, str] | None = None,
+    sample_rate: int = 16000, metadata: Mapping[str, str] | None = None, coding: Coding = SCREEN,
 ) -> Path:  # fmt: skip
-    """Write frames uint8 (h, w, 3) and sound float32 (2, L) as H.264 (yuv420p) and AAC, ready to stream.
+    """Write frames (h, w, 3) and sound float32 (2, L), ready to stream: as H.264 (yuv420p) of uint8 and AAC, or as
+    another coding says, which then says what its frames are.
 
     video: an array (F, h, w, 3), or frames that are made as they are written, one at a time. metadata: strings, kept
     under their own names. The file appears whole or not at all. Raises UserError for an
@@ -66,9 +67,9 @@ def write_video(
         target.parent.mkdir(parents=True, exist_ok=True)
         with av.open(file_url(temporary), "w", options=options) as container:
             container.metadata.update(dict(metadata or {}))
-            picture = _video_stream(container, first, fps)
+            picture = coding.stream(container, *first.shape[:2], fps)
             sound = None if audio is None else container.add_stream("aac", rate=sample_rate, layout="stereo")
-            _encode_video(container, picture, itertools.chain([first], frames))
+            _encode_video(container, picture, itertools.chain([first], frames), coding)
             if sound is not None and audio is not None:
                 _encode_audio(container, sound, audio, sample_rate)
         os.replace(temporary, target)
@@ -80,20 +81,11 @@ def write_video(
     return target
 
 
-def _video_stream(container: av.container.OutputContainer, frame: np.ndarray, fps: float) -> av.VideoStream:
-    stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": CRF})
-    stream.height, stream.width, stream.pix_fmt = frame.shape[0], frame.shape[1], "yuv420p"
-    context = stream.codec_context
-    context.color_primaries = context.color_trc = context.colorspace = 1  # BT.709
-    context.color_range = 1  # limited
-    return stream
-
-
-def _encode_video(container: av.container.OutputContainer, stream: av.VideoStream, video: Iterable[np.ndarray]) -> None:
+def _encode_video(
+    container: av.container.OutputContainer, stream: av.VideoStream, video: Iterable[np.ndarray], coding: Coding
+) -> None:
     for picture in video:
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-        frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
-        container.mux(stream.encode(frame))
+        container.mux(stream.encode(coding.frame(picture)))
     container.mux(stream.encode())
 
 

@@ -1,10 +1,13 @@
 """Curves invert and join, primaries keep white, HLG puts diffuse white in its place, YUV codes mean what they say."""
 
+import av
 import numpy as np
 import pytest
 
 from ltx_jax.errors import UserError
 from ltx_jax.media import color, yuv
+from ltx_jax.media.coding import HLG
+from ltx_jax.media.video import read_audio, write_video
 
 LIGHT = np.concatenate([np.linspace(0, 0.02, 400), np.geomspace(0.0201, 50, 400)]).astype(np.float32)
 
@@ -81,3 +84,22 @@ def test_srgb_is_the_standards_curve():
     np.testing.assert_allclose(
         color.srgb(np.float32([0, 0.0031308, 0.18, 1, 7])), [0, 0.04045, 0.4614, 1, 1], atol=1e-4
     )
+
+
+@pytest.mark.parametrize(("ending", "tag"), [("mp4", "hvc1"), ("mov", "hvc1"), ("mkv", None)])
+def test_light_is_written_as_a_film_of_ten_bits(tmp_path, ending, tag):
+    light = np.zeros((64, 64, 3), np.float32) + np.float32([0.2, 0.5, 4.0])
+    frames = [light * gain for gain in (0.5, 1.0, 2.0)]
+    sound = np.zeros((2, 16000), np.float32)
+    path = write_video(tmp_path / f"light.{ending}", frames, 23.976, sound, coding=HLG)
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        context = stream.codec_context
+        assert (context.name, context.pix_fmt) == ("hevc", "yuv420p10le") and tag in (None, context.codec_tag)
+        assert (context.color_primaries, context.color_trc, context.colorspace) == (9, 18, 9)
+        assert context.color_range == 1 and np.isclose(float(stream.average_rate), 23.976, atol=1e-3)
+        read = [frame.to_ndarray() for frame in container.decode(stream)]
+    assert len(read) == 3 and read_audio(path, samples=1000, sample_rate=16000)[1]
+    for picture, frame in zip(frames, read, strict=True):
+        y = yuv.planes(color.hlg(picture), "bt2020", bits=10)[0]
+        assert abs(float(frame[:64].mean()) - float(y.mean())) < 2
