@@ -10,7 +10,7 @@ import numpy as np
 
 from ltx_jax.conformance.case import Case
 from ltx_jax.conformance.condition import item_of, tokens_of
-from ltx_jax.conformance.sampler import MODALITIES, StandIn, guidance_of, kept, method_of, nowhere
+from ltx_jax.conformance.sampler import MODALITIES, StandIn, guidance_of, kept, method_of, nowhere, recorded_noise
 from ltx_jax.diffusion import conditioning, geometry, items, sample
 from ltx_jax.diffusion.conditioning import LatentState
 from ltx_jax.streams import Array, Stream, group_weights
@@ -98,14 +98,14 @@ def _run(case: Case, n: int, stage: dict[str, Any], states: dict[str, LatentStat
     tracks = {m: sample.make_track(state, nowhere(state.latent.shape[1])) for m, state in states.items()}
     state = sample.prepare(sample.SamplerState(**tracks), plan)
     predict = StandIn(_formula(case, states, stage.get("guided", False))).predictor(_texts(case))
-    noise = lambda kind, name, track, i: jnp.asarray(case.inputs[f"stage{n}_{name}_{kind}_noise"])[i]
+    noise = lambda kind, name, track, i: recorded_noise(case, f"stage{n}_{name}_{kind}_noise", track, i)
     run = jax.jit(lambda state: sample.run(predict, state, plan, 0, len(plan.sigmas) - 1, noise))
     return {m: states[m].replace(latent=track.latent) for m, track in run(state).tracks.items()}
 
 
 def _guide(case: Case, stage: dict[str, Any], name: str) -> Any:
     frozen = name == "audio" and case.config["audio"] == "frozen"
-    return guidance_of((case.config["guidance"] or {}).get(name) if stage.get("guided") and not frozen else None)
+    return guidance_of((case.config.get("guidance") or {}).get(name) if stage.get("guided") and not frozen else None)
 
 
 def _texts(case: Case) -> Case:

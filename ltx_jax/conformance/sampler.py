@@ -42,8 +42,7 @@ def _trajectory(case: Case) -> Outputs:
         return tuple(_linear(case, m, streams[m], passes) if m in streams else None for m in MODALITIES)
 
     def noise(kind: str, name: str, track: sample.StreamState, i: Array) -> Array:
-        recorded = f"{name}_{kind}_noise" if c["method"] == "res2s" else f"{name}_noise"
-        return jnp.asarray(case.inputs[recorded])[i]
+        return recorded_noise(case, f"{name}_{kind}_noise" if c["method"] == "res2s" else f"{name}_noise", track, i)
 
     plan = sample.make_plan(np.asarray(c["sigmas"]), **method_of(c))
     state = sample.prepare(sample.SamplerState(**{m: _track(case, m) for m in names}), plan)
@@ -51,6 +50,12 @@ def _trajectory(case: Case) -> Outputs:
         state = sample.run(predict, state, plan, 0, len(plan.sigmas) - 1, noise)
     outputs = {f"{m}_calls": jnp.stack(calls[m]) for m in names}
     return {**outputs, **{f"{m}_final": track.latent for m, track in state.tracks.items()}, "call_sigmas": sigmas}
+
+
+def recorded_noise(case: Case, name: str, track: sample.StreamState, i: Array) -> Array:
+    """The i-th draw of that name; zeros where none was recorded, since nothing was drawn."""
+    drawn = case.inputs.get(name)
+    return jnp.zeros(track.latent.shape) if drawn is None else jnp.asarray(drawn)[i]
 
 
 def method_of(config: dict[str, Any]) -> dict[str, Any]:
@@ -141,9 +146,9 @@ def _guided_denoiser(case: Case) -> Outputs:
         return x0 if other is None else x0 + 0.05 * jnp.mean(other.latent, axis=(1, 2), keepdims=True)
 
     network, state = StandIn(formula), sample.SamplerState(**{m: _masked(case, m) for m in names})
-    guides = [guidance_of(c[f"{m}_params"]) if m in names else None for m in MODALITIES]
+    guides = [guidance_of(c.get(f"{m}_params")) if m in names else None for m in MODALITIES]
     # rows that reach the negative text whatever guides are those of the stepper that needs them
-    stepper = "euler_cfg_pp" if c["force_uncond_pass"] else "euler"
+    stepper = "euler_cfg_pp" if c.get("force_uncond_pass") else "euler"
     sigmas = np.linspace(c["sigma"], 0, max(c["steps"]) + 2)
     plan = sample.make_plan(sigmas, *guides, blocks=c["num_blocks"], whole_batch=True, stepper=stepper)
     state, outputs, counts = sample.prepare(state, plan), {}, []
