@@ -13,6 +13,7 @@ from ltx_jax.conformance.condition import item_of, tokens_of
 from ltx_jax.conformance.sampler import MODALITIES, StandIn, guidance_of, kept, method_of, nowhere, recorded_noise
 from ltx_jax.diffusion import conditioning, geometry, items, sample
 from ltx_jax.diffusion.conditioning import LatentState
+from ltx_jax.pipelines.states import begin
 from ltx_jax.streams import Array, Stream, group_weights
 
 Outputs = dict[str, Any]
@@ -37,23 +38,19 @@ def _pipeline(case: Case) -> Outputs:
 
 def _begun(case: Case, n: int, stage: dict[str, Any], before: dict[str, np.ndarray]) -> dict[str, LatentState]:
     """The states of a stage at its first noise level."""
-    c = case.config
-    start = _starts(case, stage, before)
-    own = _stage_case(case, n, stage)
-    states: dict[str, LatentState] = {}
-    for name, latent in start.items():
+    own, states = _stage_case(case, n, stage), {}
+    for name, latent in _starts(case, stage, before).items():
         tokens, grid = tokens_of(latent)
-        state = conditioning.initial_state(tokens, _positions(c, name, grid, len(latent)), grid, video=name == "video")
-        if name == "video":
-            for i in range(len(stage.get("items", []))):
-                state = item_of(own, i, state).apply(state)
+        video, zeros = name == "video", jnp.zeros_like(tokens)
+        empty = conditioning.initial_state(zeros, _positions(case.config, name, grid, len(latent)), grid, video=video)
+        if video:
+            held = [item_of(own, i, empty) for i in range(len(stage.get("items", [])))]
         else:
-            for item in stage.get("audio_items", []):
-                state = items.TimeRegion(item["start_time"], item["end_time"]).apply(state)
-        frozen = name == "audio" and c["audio"] == "frozen"
-        scale = 0.0 if frozen else 1.0 if n == 0 else stage["sigmas"][0]
-        state = conditioning.add_state_noise(state, jnp.asarray(case.inputs[f"stage{n}_{name}_noise"]), scale)
-        states[name] = conditioning.freeze(state) if frozen else state
+            held = [items.TimeRegion(item["start_time"], item["end_time"]) for item in stage.get("audio_items", [])]
+        noise = jnp.asarray(case.inputs[f"stage{n}_{name}_noise"])
+        frozen = not video and case.config["audio"] == "frozen"
+        sigma = 1.0 if n == 0 else stage["sigmas"][0]
+        states[name] = begin(empty, tokens, held, lambda count, width, noise=noise: noise, sigma, frozen=frozen)
     return states
 
 

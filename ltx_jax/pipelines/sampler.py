@@ -23,6 +23,7 @@ from ltx_jax import codec
 from ltx_jax.bundle import Bundle, Placed, networks_on
 from ltx_jax.checkpoints.load import load_bundle, load_text_model
 from ltx_jax.checkpoints.lora import apply_loras, parse_lora
+from ltx_jax.diffusion.conditioning import draw_noise
 from ltx_jax.diffusion.geometry import VideoShape, latent_shape, unpatchify_video
 from ltx_jax.diffusion.sample import SamplerState, make_plan, prepare
 from ltx_jax.diffusion.tiled import Tiles
@@ -252,8 +253,10 @@ class Sampler:
 
         def begun(name: str, part: Part, state: Any) -> Any:
             before = getattr(previous, name, None) if part.start == "previous" else None
+            start = None if before is None else before.latent
+            draw = functools.partial(draw_noise, keys(name))
             items = [given.item(shape, lambda pixels: self._encode_video(pixels, batch)) for given in part.given]
-            return begin(state, items, keys(name), stage.sigmas[0], before, frozen=part.frozen)
+            return begin(state, start, items, draw, stage.sigmas[0], frozen=part.frozen)
 
         video = begun("video", stage.video, empty_video(release, shape, batch))
         audio = begun("audio", stage.audio, empty_audio(release, shape, batch))

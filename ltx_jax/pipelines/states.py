@@ -3,14 +3,14 @@
 Letters: B clips, T video tokens, A audio tokens, C channels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from ltx_jax.diffusion import geometry
-from ltx_jax.diffusion.conditioning import LatentState, add_state_noise, draw_noise, freeze, initial_state
+from ltx_jax.diffusion.conditioning import LatentState, add_state_noise, freeze, initial_state
 from ltx_jax.diffusion.geometry import VideoShape
 from ltx_jax.diffusion.items import Item
 from ltx_jax.diffusion.latent_tiles import Counts
@@ -21,6 +21,7 @@ from ltx_jax.releases import Release
 from ltx_jax.streams import pad_tail
 
 Array = jax.Array
+Draw = Callable[[int, int], Array]  # (tokens, channels) -> noise (B, tokens, channels)
 
 
 def empty_video(release: Release, shape: VideoShape, batch: int) -> LatentState:
@@ -40,19 +41,19 @@ def empty_audio(release: Release, shape: VideoShape, batch: int) -> LatentState:
 
 
 def begin(
-    state: LatentState, items: Sequence[Item], keys: Array, sigma: float, before: StreamState | None, *, frozen: bool
+    state: LatentState, start: Array | None, items: Sequence[Item], draw: Draw, sigma: float, *, frozen: bool
 ) -> LatentState:
-    """The state at the first noise level, `sigma`, with what it is held to (spec sampling.md 4.2).
+    """The empty state at the first noise level, `sigma`, with what it is held to (spec sampling.md 4.2).
 
-    keys: one per clip. before: the stream of an earlier stage, whose tokens are the start; None: zeros. frozen: it
-    stays at its start, without noise.
+    start: tokens (B, T, C) to begin with, of which those of the state's grid are taken; None: zeros. frozen: it stays
+    at its start, without noise.
     """
-    if before is not None:
-        tokens = before.stream.latent[:, : state.target_tokens]
+    if start is not None:
+        tokens = start[:, : state.target_tokens]
         state = state.replace(latent=tokens, clean=tokens)
     for item in items:
         state = item.apply(state)
-    noised = add_state_noise(state, draw_noise(keys, *state.latent.shape[1:]), 0.0 if frozen else sigma)
+    noised = add_state_noise(state, draw(*state.latent.shape[1:]), 0.0 if frozen else sigma)
     return freeze(noised) if frozen else noised
 
 
