@@ -11,7 +11,7 @@ from ltx_jax.conformance.case import Case
 from ltx_jax.media import color, yuv
 
 Outputs = dict[str, np.ndarray]
-MATRICES = {"bt709": "bt709", "bt2020ncl": "bt2020"}
+MATRICES: dict[str, yuv.Matrix] = {"bt709": "bt709", "bt2020ncl": "bt2020"}
 
 
 def _last(x: np.ndarray) -> np.ndarray:

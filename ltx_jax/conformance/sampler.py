@@ -119,7 +119,7 @@ class StandIn:
         text = lambda m, kind: case.inputs.get(f"{m}_{kind}", case.inputs.get(f"{m}_context"))
         texts = {side: tuple(text(m, kind) for m in MODALITIES) for side, kind in _TEXTS.items()}
         some = next(t for t in texts["positive"] if t is not None)  # an absent modality reads nothing of it
-        texts = {side: tuple(jnp.asarray(some if t is None else t) for t in pair) for side, pair in texts.items()}
+        texts: Any = {side: tuple(jnp.asarray(some if t is None else t) for t in pair) for side, pair in texts.items()}
         networks: Any = {"transformer": self}
         return velocity_predictor(networks, {"transformer": None}, texts)
 

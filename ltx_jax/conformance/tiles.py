@@ -14,12 +14,11 @@ Outputs = dict[str, Any]
 
 def _latent_tiling(case: Case) -> Outputs:
     """Tiles of a latent with key frames of its own size appended."""
-    batch, _, *grid = case.config["shape"]
-    frames, rows, columns = (tuple(pair) for pair in case.config["counts"])
-    grid, fps = tuple(grid), case.config["fps"]
+    batch, _, frames, rows, columns = case.config["shape"]
+    grid, fps = (frames, rows, columns), case.config["fps"]
     appended = [_whole_keyframe(grid, frame, fps, batch) for frame in case.config["keyframes"]]
     positions = np.concatenate([geometry.video_positions(*grid, fps, batch=batch), *appended], axis=2)
-    tiles = lt.latent_tiles(grid, (frames, rows, columns))
+    tiles = lt.latent_tiles(grid, case.config["counts"])
     indices = [lt.token_indices(tile, grid, positions) for tile in tiles]
     outputs: Outputs = {}
     for n, (tile, index) in enumerate(zip(tiles, indices, strict=True)):

@@ -81,12 +81,14 @@ def in_tiles(predict: Callable[..., Any], tiles: Tiles) -> Callable[..., Any]:
         require(video is not None and video.bias is None, "Tiles need a video stream, and one without a dense mask.")
         assert video is not None
         shown = lambda tile: predict(_tiled(video, tile), _repeated(audio, len(tile.index)), names, keep)
+        x0: Any
+        sound: Any
         if tiles.side_by_side:
             x0, sound = shown(tiles)
         else:
             one = lambda part: shown(_with_parts(tiles, jax.tree.map(lambda x: x[None], part)))
-            x0, sound = jax.lax.map(one, _parts(tiles))  # (N, B, K, C), (N, B, A, C)
-            x0, sound = (None if x is None else jnp.moveaxis(x, 0, 1) for x in (x0, sound))
+            found: Any = jax.lax.map(one, _parts(tiles))  # (N, B, K, C), (N, B, A, C)
+            x0, sound = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), found)
         rows, (count, tokens) = video.latent.shape[0], tiles.index.shape
         real = length_mask(tiles.length, count, tokens)[..., None]
         shares = jnp.where(real, x0.reshape(rows, count, tokens, -1) * tiles.weights[..., None], 0)

@@ -3,9 +3,11 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from fractions import Fraction
+from typing import Any
 
 import av
 import numpy as np
+from av.container import OutputContainer
 
 from ltx_jax.media import color, yuv
 
@@ -26,10 +28,10 @@ class Coding:
     codec_tag: str | None = None
     denominator: int = 1001
 
-    def stream(self, container: av.container.OutputContainer, height: int, width: int, fps: float) -> av.VideoStream:
+    def stream(self, container: OutputContainer, height: int, width: int, fps: float) -> av.VideoStream:
         """A new stream of a container, for pictures of this size."""
         rate = Fraction(fps).limit_denominator(self.denominator)
-        stream = container.add_stream(self.codec, rate=rate, options=dict(self.options))
+        stream: Any = container.add_stream(self.codec, rate=rate, options=dict(self.options))
         stream.height, stream.width, stream.pix_fmt = height, width, self.pixels
         context = stream.codec_context
         context.color_primaries, context.color_trc, context.colorspace = self.tags

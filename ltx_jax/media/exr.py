@@ -6,7 +6,7 @@ header here.
 
 import os
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 
@@ -55,15 +55,6 @@ def write_exr(path: str | os.PathLike[str], picture: np.ndarray, space: str) -> 
     return target
 
 
-def write_exr_frames(folder: str | os.PathLike[str], frames: Iterable[np.ndarray], space: str) -> int:
-    """Write frames as frame_00000.exr, frame_00001.exr, ... into a folder; how many there were."""
-    count = 0
-    for frame in frames:
-        write_exr(Path(folder) / f"frame_{count:05d}.exr", frame, space)
-        count += 1
-    return count
-
-
 def read_exr(path: str | os.PathLike[str]) -> np.ndarray:
     """The picture at `path`, as its numbers stand there: the first three channels, or one repeated.
 
@@ -80,7 +71,7 @@ def read_exr(path: str | os.PathLike[str]) -> np.ndarray:
     require("f32" in name or "f16" in name, f"'{shown(path)}' holds no floats but {name}; save it as half or float.")
     dtype = np.dtype(np.float32 if "f32" in name else np.float16).newbyteorder("<" if name.endswith("le") else ">")
     order = (0, 0, 0) if name.startswith("gray") else (2, 0, 1)  # planes are green, blue, red
-    planes = [np.frombuffer(frame.planes[i], dtype).reshape(frame.height, -1)[:, : frame.width] for i in order]
+    planes = [np.frombuffer(bytes(frame.planes[i]), dtype).reshape(frame.height, -1)[:, : frame.width] for i in order]
     return np.stack(planes, axis=-1).astype(np.float32)
 
 

@@ -115,10 +115,9 @@ class Guiding:
     def _check_sigmas(self) -> None:
         if self.sigmas is None:
             return
-        falling = len(self.sigmas) > 1 and all(np.diff(self.sigmas) < 0) and self.sigmas[-1] == 0
-        require(
-            falling and self.sigmas[0] <= 1, "sigmas must be two or more falling numbers, from 1 at most down to 0."
-        )
+        levels = np.array(self.sigmas)
+        falling = len(levels) > 1 and bool(np.all(np.diff(levels) < 0)) and levels[0] <= 1 and levels[-1] == 0
+        require(falling, "sigmas must be two or more falling numbers, from 1 at most down to 0.")
         taken = [name for name in ("steps", "schedule", "schedule_tokens") if getattr(self, name) is not None]
         require(not taken, f"sigmas and {' and '.join(taken)} are given: leave one of both out.")
 

@@ -45,3 +45,19 @@ def test_several_frames_are_brought_to_a_long_side():
     (resized,) = case.outputs.values()
     expected = {"resized": np.stack([resized, resized / 2])}
     assert_passes(dataclasses.replace(case, inputs=frames, outputs=expected))
+
+
+def test_loops_that_draw_nothing_need_no_noise():
+    """At eta 0 the ancestral loop takes Euler's steps, whose recording it must then meet."""
+    euler = read_case(GOLDEN / "sampling" / "trajectory_euler_av.safetensors")
+    config = {**euler.config, "method": "euler_ancestral", "eta": 0.0, "s_noise": 1.0}
+    assert_passes(dataclasses.replace(euler, kind="diffusion.trajectory.euler_ancestral", config=config))
+
+
+def test_a_modality_that_skips_alone_keeps_its_prediction():
+    case = read_case(GOLDEN / "sampling" / "guidance_denoiser_all_passes.safetensors")
+    video = {**case.config["video_params"], "skip_step": 1}
+    first = {k: v for k, v in case.outputs.items() if k != "network_calls"}
+    again = {"video_denoised_1": first["video_denoised_0"], "network_calls": np.array([1, 1])}
+    config = {**case.config, "video_params": video, "steps": [0, 1]}
+    assert_passes(dataclasses.replace(case, config=config, outputs={**first, **again}))
