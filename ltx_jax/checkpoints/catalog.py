@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ltx_jax.checkpoints.hub import local_path
+from ltx_jax.checkpoints.orbax_folder import SUFFIX as ORBAX
+from ltx_jax.checkpoints.orbax_folder import OrbaxFolder
 from ltx_jax.checkpoints.recognise import FEATURES, Held, described, held_parts, is_lora, normalised
 from ltx_jax.checkpoints.safetensors import SafetensorsFile, Tensors, listed
 from ltx_jax.checkpoints.views import Dequantised, Joined
@@ -123,7 +125,7 @@ def open_sources(path: Path, component: str = "") -> list[Tensors]:
 
     component: what it is given for; beside the file of a component nothing is looked for.
     """
-    if path.is_dir():
+    if path.is_dir() and path.suffix != ORBAX:
         found = list(_in_folder(_root(path)))
         require(
             bool(found),
@@ -134,12 +136,18 @@ def open_sources(path: Path, component: str = "") -> list[Tensors]:
     require(path.exists(), f"There is no checkpoint '{path}'.")
     if path.name.endswith(INDEX):
         return [_sharded(path)]
-    found: list[Tensors] = [SafetensorsFile(path)]
+    found = [opened(path)]
     if component or is_lora(found[0]):
         return found
-    beside = [own for name in OPTIONAL if (own := path.with_name(f"{name}.safetensors")).is_file() and own != path]
+    optional = [path.with_name(f"{name}{suffix}") for name in OPTIONAL for suffix in (".safetensors", ORBAX)]
+    beside = [opened(own) for own in optional if own.exists() and own != path]
     text = path.with_name(TEXT_FOLDER)
-    return [*found, *map(SafetensorsFile, beside), *(_in_folder(text) if text.is_dir() else ())]
+    return [*found, *beside, *(_in_folder(text) if text.is_dir() else ())]
+
+
+def opened(path: Path) -> Tensors:
+    """A file of safetensors, or a folder of Orbax checkpoints."""
+    return OrbaxFolder(path) if path.suffix == ORBAX else SafetensorsFile(path)
 
 
 def _root(path: Path) -> Path:
@@ -159,6 +167,7 @@ def _in_folder(folder: Path) -> Iterator[Tensors]:
         return
     hidden = lambda path: any(name.startswith(".") for name in path.relative_to(folder).parts)
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and not hidden(path))
+    yield from (OrbaxFolder(p) for p in sorted(folder.rglob(f"*{ORBAX}")) if p.is_dir() and not hidden(p))
     shards: set[Path] = set()
     for index in (p for p in paths if p.name.endswith(INDEX)):
         joined = _sharded(index)
@@ -204,7 +213,8 @@ def text_files(catalog: Catalog) -> tuple[Mapping[str, Any] | None, bytes]:
             "There is no text encoder beside the checkpoint (config.json, tokenizer.json, weights); give "
             "--text_encoder=FOLDER."
         )
-    folders = [held.tensors.path if held.tensors.path.is_dir() else held.tensors.path.parent]
+    own = held.tensors.path
+    folders = [own if own.is_dir() and own.suffix != ORBAX else own.parent]
     folders += [folders[0].parent / "tokenizer", *([where] if where.is_dir() else [])]
     config = held.tensors.json("gemma_config")
     if not isinstance(config, dict):

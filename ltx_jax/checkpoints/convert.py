@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ltx_jax.checkpoints.catalog import MODEL_FILE, TEXT_FOLDER, Catalog, find_parts, text_files
+from ltx_jax.checkpoints.catalog import MODEL_FILE, TEXT_FOLDER, Catalog, find_parts, opened, text_files
 from ltx_jax.checkpoints.describe import block_of, read_release
 from ltx_jax.checkpoints.diagnose import check_parts, check_tensors
+from ltx_jax.checkpoints.orbax_folder import SUFFIX as ORBAX
+from ltx_jax.checkpoints.orbax_folder import write_orbax
 from ltx_jax.checkpoints.recognise import part_of
-from ltx_jax.checkpoints.safetensors import SafetensorsFile, Tensors, checksum
+from ltx_jax.checkpoints.safetensors import Tensors, checksum
 from ltx_jax.checkpoints.save import metadata
 from ltx_jax.checkpoints.views import Joined, Renamed
 from ltx_jax.checkpoints.writer import stream_safetensors, write_manifest
@@ -22,7 +24,7 @@ from ltx_jax.names.diffusers import COMPONENTS, diffusers_names
 from ltx_jax.parts import OPTIONAL, PARTS
 from ltx_jax.releases import Release
 
-LAYOUTS = ("official", "split", "diffusers")
+LAYOUTS = ("official", "split", "diffusers", "orbax")
 TOKENIZER = "tokenizer_json"
 _BLOCKS = {"video_vae": ("vae",), "audio_vae": ("audio_vae", "vocoder"), "transformer": ("transformer",)}
 _SPLIT_FILE = {part.name: part.component[0] for part in PARTS}
@@ -76,7 +78,7 @@ class Output:
 def plan(model: Model, layout: str) -> list[Output]:
     """The files of `model` in a layout. Raises UserError for one that cannot hold it."""
     require(layout in LAYOUTS, f"There is no layout '{layout}'; known: {', '.join(LAYOUTS)}.")
-    return list({"official": _official, "split": _split, "diffusers": _diffusers}[layout](model))
+    return list({"official": _official, "split": _split, "diffusers": _diffusers, "orbax": _orbax}[layout](model))
 
 
 def _grouped(model: Model, home: Callable[[str, str], str]) -> dict[str, dict[str, tuple[Tensors, str]]]:
@@ -156,6 +158,13 @@ def _split(model: Model) -> Iterator[Output]:
     yield Output("text_encoder.safetensors", _view(files["text_encoder"]), text)
 
 
+def _orbax(model: Model) -> Iterator[Output]:
+    """The official layout with a folder in the place of each file of tensors."""
+    for output in _official(model):
+        path = output.path if output.tensors is None else str(Path(output.path).with_suffix(ORBAX))
+        yield dataclasses.replace(output, path=path)
+
+
 _FOLDER = {
     "video_encoder": "vae", "video_decoder": "vae", "video_statistics": "vae", "audio_encoder": "audio_vae",
     "audio_decoder": "audio_vae", "audio_statistics": "audio_vae", "features": "connectors",
@@ -203,13 +212,14 @@ def write(outputs: Sequence[Output], folder: Path, origin: str, progress: Callab
         done = path.with_name(f".{path.name}.from.json")
         marks.append(done)
         mark = {"origin": origin, "names": sorted(output.tensors)}
-        if path.is_file() and done.is_file() and json.loads(done.read_text()) == mark:
+        if path.exists() and done.is_file() and json.loads(done.read_text()) == mark:
             progress(output.nbytes)
         else:
-            stream_safetensors(path, output.tensors, output.metadata, progress, origin)
+            stream = write_orbax if path.suffix == ORBAX else stream_safetensors
+            stream(path, output.tensors, output.metadata, progress, origin)
             write_json(done, mark)
         if manifest:
-            write_manifest(path, SafetensorsFile(path), lambda size: None)
+            write_manifest(path, opened(path), lambda size: None)
     for left in marks:
         left.unlink()
 
@@ -218,7 +228,7 @@ def verify(outputs: Sequence[Output], folder: Path, progress: Callable[[int], An
     """Read everything back and compare checksums; the number of tensors. Raises UserError for one that differs."""
     count = 0
     for output in (o for o in outputs if o.tensors is not None):
-        written = SafetensorsFile(folder / output.path)
+        written = opened(folder / output.path)
         for name in output.tensors or ():
             assert output.tensors is not None
             same = name in written and checksum(written.read(name)) == checksum(output.tensors.read(name))

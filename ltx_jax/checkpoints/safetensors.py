@@ -120,8 +120,7 @@ class SafetensorsFile(Tensors):
         if self._sums is None:
             return self._read(name, rows)
         whole = self._read(name, None)
-        if self._sums.get(name, "") not in ("", checksum(whole)):
-            raise UserError(f"'{self.path}' is damaged: '{name}' has another checksum than its manifest says; {AGAIN}.")
+        check_sum(self.path, name, whole, self._sums)
         return whole if rows is None else whole[rows[0] : rows[1]]
 
     def _read(self, name: str, rows: Rows | None) -> np.ndarray:
@@ -137,6 +136,12 @@ class SafetensorsFile(Tensors):
 def checksum(array: np.ndarray) -> str:
     """SHA-256 of a tensor's bytes."""
     return hashlib.sha256(memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))).hexdigest()
+
+
+def check_sum(path: Path, name: str, whole: np.ndarray, sums: Mapping[str, str] | None) -> None:
+    """Raise UserError where a tensor's checksum is another than its manifest says; sums: see `read_manifest`."""
+    if (sums or {}).get(name, "") not in ("", checksum(whole)):
+        raise UserError(f"'{path}' is damaged: '{name}' has another checksum than its manifest says; {AGAIN}.")
 
 
 def manifest_of(path: Path) -> Path:

@@ -4,8 +4,8 @@
     python -m ltx_jax.tools.convert --input=converted --output=again --to=split --verify --manifest
 
 Layouts: official (one file of all parts, and a folder of the text encoder), split (a file per component, as 2.5 is
-published), diffusers (a pipeline's folder). The input is whatever sample.py takes. Running the same command again goes
-on where it was stopped.
+published), diffusers (a pipeline's folder), orbax (as official, a folder of Orbax checkpoints in the place of each
+file). The input is whatever sample.py takes. Running the same command again goes on where it was stopped.
 """
 
 import os

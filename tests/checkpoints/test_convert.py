@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from ltx_jax.checkpoints import convert
+from ltx_jax.checkpoints import convert, orbax_folder
 from ltx_jax.checkpoints.load import TOY
 from ltx_jax.checkpoints.safetensors import SafetensorsFile, Tensors, checksum
 from ltx_jax.checkpoints.tables import official_tensors
@@ -95,6 +95,25 @@ def test_what_was_stopped_goes_on(tmp_path):
     whole = SafetensorsFile(path)
     assert whole.metadata == {"k": "v"} and whole.keys() == file.keys()
     assert all(np.array_equal(whole[name], file[name]) for name in file)
+
+
+def test_an_orbax_folder_that_was_stopped_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(orbax_folder, "SHARD", 1 << 17)
+    file, path = SafetensorsFile(TOY / "text_encoder/model.safetensors"), tmp_path / "x.orbax"
+    write = lambda tensors: orbax_folder.write_orbax(path, tensors, {"k": "v"}, lambda size: None, "a")
+    with pytest.raises(KeyboardInterrupt):
+        write(Stopping(file, 20))
+    (partial,) = tmp_path.iterdir()
+    assert not path.exists() and len(list(partial.iterdir())) > 2
+    rest = Stopping(file, len(file))
+    write(rest)
+    assert 20 >= rest.left > 10, "of what was written nothing is read again, but for the shard that was begun"
+    whole = orbax_folder.OrbaxFolder(path)
+    assert whole.metadata == {"k": "v"} and whole.keys() == file.keys()
+    assert all(whole.dtype(name) == file.dtype(name) and np.array_equal(whole[name], file[name]) for name in file)
+    (path / "metadata.json").unlink()
+    with pytest.raises(UserError, match="no folder of Orbax checkpoints"):
+        orbax_folder.OrbaxFolder(path)
 
 
 def test_a_changed_tensor_is_found(toy, tmp_path):
@@ -223,7 +242,7 @@ def test_a_large_model_round_trips_in_little_memory(tmp_path):
     found = json.loads(done.stdout.splitlines()[-1])
     print(size, found)
     assert found["beyond"] < found["allowed"] and size > GIGABYTES * 0.9e9
-    again = SafetensorsFile(tmp_path / "3/model.safetensors")
+    again = SafetensorsFile(tmp_path / f"{len(convert.LAYOUTS)}/model.safetensors")
     assert again.metadata == own and again.keys() == shapes.keys()
     whole = Drawn(shapes, first)
     assert all(checksum(again.read(name)) == checksum(whole.read(name)) for name in again)
