@@ -1,7 +1,7 @@
 """A model's tensors as a folder of Orbax checkpoints: flat dicts under official names, small shards.
 
-Any JAX program reads a shard with `orbax.checkpoint.StandardCheckpointer`. Beside the shards lies
-`metadata.json`, which is what a safetensors file has in its header.
+Any JAX program reads a shard with `orbax.checkpoint.StandardCheckpointer`. Beside them lies `metadata.json`, which is
+what a safetensors file has in its header: "metadata", and "shards" with [type, shape] by shard and name.
 """
 
 import json
@@ -14,16 +14,14 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from ltx_jax.checkpoints.orbax import load_weights, save_weights
-from ltx_jax.checkpoints.safetensors import Rows, Tensors, check_sum, manifest_of, read_manifest
+from ltx_jax.checkpoints.safetensors import DTYPES, NAMES, Rows, Tensors, check_sum, manifest_of, read_manifest
 from ltx_jax.errors import UserError
 from ltx_jax.files import read_json, write_json
 
 SUFFIX = ".orbax"
-SHARD = 128 << 20  # bytes of a shard, which the host holds while it is written; a larger tensor has one alone
-WHOLE = 64 << 20  # bytes up to which a shard is read at once
+SHARD = 32 << 20  # bytes of a shard: Orbax holds some copies of it while it is written. A larger tensor stands alone
 _METADATA = "metadata.json"
 
 
@@ -37,42 +35,38 @@ class OrbaxFolder(Tensors):
         self.path = Path(path)
         if not (self.path / _METADATA).is_file():
             raise UserError(f"'{path}' is no folder of Orbax checkpoints under official names: it has no {_METADATA}.")
-        self.metadata = read_json(self.path / _METADATA)
-        self.held = self._entries = {}
-        for shard in sorted(p for p in self.path.iterdir() if p.is_dir()):
-            for name, entry in _listing(shard).items():
-                self._entries[name] = (shard, tuple(entry.shape), np.dtype(entry.dtype))
+        head = read_json(self.path / _METADATA)
+        self.metadata, self._shards = head["metadata"], head["shards"]
+        self.held = self._entries = {
+            name: (shard, DTYPES[dtype], tuple(shape))
+            for shard, own in self._shards.items()
+            for name, (dtype, shape) in own.items()
+        }
         self._sums = read_manifest(self.path)
-        self._kept: tuple[Path | None, Mapping[str, np.ndarray]] = (None, {})
+        self._kept: tuple[str, Mapping[str, np.ndarray]] = ("", {})
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor without reading it."""
-        return self._entries[name][1]
+        return self._entries[name][2]
 
     def dtype(self, name: str) -> np.dtype:
         """Type of a tensor without reading it."""
-        return self._entries[name][2]
+        return np.dtype(self._entries[name][1])
+
+    def _load(self, shard: str) -> Mapping[str, np.ndarray]:
+        names = self._shards[shard]
+        wanted = {name: jax.ShapeDtypeStruct(self.shape(name), self.dtype(name)) for name in names}
+        return load_weights(self.path / shard, wanted)
 
     def read(self, name: str, rows: Rows | None = None) -> np.ndarray:
         """A tensor, or its rows [start, stop) on the first axis. Raises UserError as `SafetensorsFile.read`."""
-        shard, shape, dtype = self._entries[name]
-        kept, arrays = self._kept
-        if kept != shard:
-            own = [n for n, entry in self._entries.items() if entry[0] == shard]
-            small = sum(map(self.nbytes, own)) <= WHOLE
-            arrays = load_weights(shard, None if small else {name: jax.ShapeDtypeStruct(shape, dtype)})
-            self._kept = (shard, arrays) if small else (None, {})
-        whole = np.asarray(arrays[name])
+        shard = self._entries[name][0]
+        if self._kept[0] != shard:
+            self._kept = ("", {})  # before the next one is read
+            self._kept = (shard, self._load(shard))
+        whole = np.asarray(self._kept[1][name])
         check_sum(self.path, name, whole, self._sums)
         return whole if rows is None else whole[rows[0] : rows[1]]
-
-
-def _listing(shard: Path) -> Mapping[str, Any]:
-    try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            return checkpointer.metadata(shard).item_metadata.tree
-    except (ValueError, KeyError, OSError, AttributeError):
-        raise UserError(f"'{shard}' is no Orbax checkpoint, or damaged; convert the model again.") from None
 
 
 def write_orbax(
@@ -88,7 +82,9 @@ def write_orbax(
         if not shard.is_dir():
             save_weights(shard, {name: tensors.read(name) for name in names})
         progress(sum(map(tensors.nbytes, names)))
-    write_json(partial / _METADATA, dict(metadata))
+    entry = lambda name: [NAMES[tensors.dtype(name)], list(tensors.shape(name))]
+    listed = {f"{i:05d}": {name: entry(name) for name in names} for i, names in enumerate(shards)}
+    write_json(partial / _METADATA, {"metadata": dict(metadata), "shards": listed})
     manifest_of(path).unlink(missing_ok=True)  # of what was there before
     shutil.rmtree(path, ignore_errors=True)
     os.replace(partial, path)

@@ -29,6 +29,7 @@ DTYPES: dict[str, Any] = {
     "I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8,
     "U64": np.uint64, "U32": np.uint32, "U16": np.uint16, "U8": np.uint8, "BOOL": np.bool_,
 }  # fmt: skip
+NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
 MAX_HEADER = 100_000_000
 PIECE = 16 << 20  # bytes that one thread reads at a time
 ALIGNED = 64  # bytes; JAX takes such host memory as it is on a CPU, and copies other

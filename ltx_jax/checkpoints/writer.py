@@ -10,11 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from ltx_jax.checkpoints.safetensors import DTYPES, Tensors, checksum, manifest_of
+from ltx_jax.checkpoints.safetensors import NAMES, Tensors, checksum, manifest_of
 from ltx_jax.errors import UserError
 from ltx_jax.files import write_json
-
-NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
 
 
 def stream_safetensors(
