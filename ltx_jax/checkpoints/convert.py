@@ -10,6 +10,7 @@ from typing import Any
 from ltx_jax.checkpoints.catalog import MODEL_FILE, TEXT_FOLDER, Catalog, find_parts, opened, text_files
 from ltx_jax.checkpoints.describe import block_of, read_release
 from ltx_jax.checkpoints.diagnose import check_parts, check_tensors
+from ltx_jax.checkpoints.diffusers_config import component_config
 from ltx_jax.checkpoints.orbax_folder import SUFFIX as ORBAX
 from ltx_jax.checkpoints.orbax_folder import write_orbax
 from ltx_jax.checkpoints.recognise import part_of
@@ -28,10 +29,6 @@ LAYOUTS = ("official", "split", "diffusers", "orbax")
 TOKENIZER = "tokenizer_json"
 _BLOCKS = {"video_vae": ("vae",), "audio_vae": ("audio_vae", "vocoder"), "transformer": ("transformer",)}
 _SPLIT_FILE = {part.name: part.component[0] for part in PARTS}
-_CLASSES = {
-    "transformer": "LTX2VideoTransformer3DModel", "connectors": "LTX2TextConnectors", "vae": "AutoencoderKLLTX2Video",
-    "audio_vae": "AutoencoderKLLTX2Audio", "vocoder": "LTX2Vocoder",
-}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,9 +183,9 @@ def _diffusers(model: Model) -> Iterator[Output]:
             renamed |= {new: ((name, (i * third, (i + 1) * third) if cut else None),) for i, new in enumerate(theirs)}
         path = f"{folder}/diffusion_pytorch_model.safetensors"
         yield Output(path, Renamed(joined, renamed), _metadata(model))
-        kind = _CLASSES.get(folder, folder)
-        yield Output(f"{folder}/config.json", content=json.dumps({"_class_name": kind}, indent=1).encode())
-        index[folder] = ["ltx2", kind]
+        config = component_config(folder, model.release)
+        yield Output(f"{folder}/config.json", content=json.dumps(config, indent=1).encode())
+        index[folder] = ["ltx2", config["_class_name"]]
     for name in (name for name in OPTIONAL[:2] if name in files):
         config = json.dumps(getattr(model.release, name).to_official())
         yield Output(f"{name}/diffusion_pytorch_model.safetensors", _view(files[name]), {"config": config})

@@ -17,7 +17,7 @@ import numpy as np
 
 from ltx_jax.checkpoints.orbax import load_weights, save_weights
 from ltx_jax.checkpoints.safetensors import DTYPES, NAMES, Rows, Tensors, check_sum, manifest_of, read_manifest
-from ltx_jax.errors import UserError
+from ltx_jax.errors import UserError, require
 from ltx_jax.files import read_json, write_json
 
 SUFFIX = ".orbax"
@@ -36,6 +36,8 @@ class OrbaxFolder(Tensors):
         if not (self.path / _METADATA).is_file():
             raise UserError(f"'{path}' is no folder of Orbax checkpoints under official names: it has no {_METADATA}.")
         head = read_json(self.path / _METADATA)
+        known = isinstance(head, dict) and {"metadata", "shards"} <= head.keys()
+        require(known, f"'{path}' is damaged: its {_METADATA} lists no shards; convert the model again.")
         self.metadata, self._shards = head["metadata"], head["shards"]
         self.held = self._entries = {
             name: (shard, DTYPES[dtype], tuple(shape))

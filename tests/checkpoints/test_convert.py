@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from ltx_jax.checkpoints import convert, orbax_folder
+from ltx_jax.checkpoints.diffusers_config import component_config
 from ltx_jax.checkpoints.load import TOY
 from ltx_jax.checkpoints.safetensors import SafetensorsFile, Tensors, checksum
 from ltx_jax.checkpoints.tables import official_tensors
@@ -53,6 +54,24 @@ def test_a_chain_of_layouts_ends_where_it_began(toy, tmp_path):
         found, at = contents(folder)
         assert found == expected and at.release == first.release and at.tokenizer == first.tokenizer, layout
         before = folder
+
+
+@pytest.mark.parametrize("name", ["ltx2_19b", "ltx2_3_22b", "ltx2_5_22b"])
+def test_the_configs_of_diffusers_say_what_differs_from_its_defaults(name):
+    """Of the published releases, in the words of spec transformer.md 16.1."""
+    first = name == "ltx2_19b"
+    transformer, connectors = (component_config(folder, release(name)) for folder in ("transformer", "connectors"))
+    assert transformer["_class_name"] == "LTX2VideoTransformer3DModel"
+    assert (transformer["rope_type"], transformer["rope_double_precision"]) == ("split", True)
+    assert [transformer[k] for k in ("pos_embed_max_pos", "base_height", "base_width")] == [20, 2048, 2048]
+    assert transformer["cross_attn_timestep_scale_multiplier"] == 1000
+    for key in ("gated_attn", "audio_gated_attn", "cross_attn_mod", "audio_cross_attn_mod"):
+        assert transformer[key] is not first
+    assert transformer["use_prompt_embeddings"] is first and connectors["per_modality_projections"] is not first
+    assert transformer["ff_bias"] is (name != "ltx2_5_22b")
+    assert connectors["connector_rope_base_seq_len"] == 4096 and connectors["text_proj_in_factor"] == 49
+    sizes = [connectors[f"{stream}_hidden_dim"] for stream in ("video", "audio")]
+    assert sizes == ([3840, 3840] if first else [4096, 2048]) and connectors["proj_bias"] is not first
 
 
 class Stopping(Tensors):
