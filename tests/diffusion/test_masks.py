@@ -35,6 +35,24 @@ def test_weights_of_references_are_means():
         masks.token_weights(mask, (4, 1, 1))
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_masks_of_any_size_keep_all_nothing_and_every_mean(seed):
+    """A mask of one value stays it, whatever its size; the mean of weights is that of a mask that divides evenly."""
+    rng = np.random.default_rng(seed)
+    grid, cell = tuple(rng.integers(1, 5, 3).tolist()), (4, 8, 8)
+    frames, height, width = rng.integers(1, 40, 3)
+    for value in (0.0, 1.0):
+        clip = np.full((1 + (grid[0] - 1) * 4, height, width, 3), value, np.float32)
+        whole = masks.latent_mask(clip, grid, cell)
+        assert whole.shape == grid and (whole == value).all()
+        assert (masks.audio_mask(np.full((2, frames), value, np.float32), 7) == value).all()
+        np.testing.assert_allclose(masks.token_weights(clip[None, ..., 0], grid), value, atol=1e-5)
+    even = rng.random((2, 1, 3 * grid[1], 5 * grid[2]), np.float32)
+    weights = masks.token_weights(even, (1, *grid[1:]))
+    assert weights.min() >= 0 and weights.max() <= 1
+    np.testing.assert_allclose(weights.mean(axis=1), even.mean(axis=(1, 2, 3)), rtol=1e-4)
+
+
 def test_lengths_are_cut_or_filled_with_zeros():
     latents = np.ones((1, 5, 2, 3))
     assert masks.conform_length(latents, 3).shape == (1, 3, 2, 3)

@@ -67,6 +67,17 @@ def test_a_clip_does_not_depend_on_the_others(model, clips):
     assert BATCH > 1
 
 
+def test_steppers_that_draw_noise_repeat_themselves_and_compile_once(model, compiled):
+    def make(eta, seed=3):
+        settings = dict(steps=3, stepper="euler_ancestral", eta=eta, skip_step=1)
+        return ltx_jax.generate(model, "a red circle", seed=seed, **settings).video
+
+    first, before = make(1.0), len(compiled)
+    np.testing.assert_array_equal(make(1.0), first)
+    assert not np.array_equal(make(0.5), first) and not np.array_equal(make(1.0, seed=4), first)
+    assert len(compiled) == before  # how much noise is drawn is a number of the program
+
+
 def test_the_first_frame_follows_the_picture(model, tmp_path):
     picture = render(5, 3).video[0]  # one big shape: the small toy VAE shows it well
     path = write_png(picture, tmp_path / "first.png")
