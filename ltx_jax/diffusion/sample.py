@@ -5,7 +5,8 @@ cancelling call the same program in pieces. Letters: B batch, T tokens, C channe
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +32,13 @@ PredictVelocity = Callable[
     [Stream | None, Stream | None, tuple[str, ...], Array | None], tuple[Array | None, Array | None]
 ]
 PredictX0 = PredictVelocity  # x0 predictions in the place of velocities
+# The same for plans that reuse blocks, with one more argument and result: what the blocks are taken to add to the
+# tokens of each stream, (rows, T, D), or None to run them; and what they added.
+PredictReusing = Callable[..., tuple[tuple[Array | None, Array | None], tuple[Array | None, Array | None]]]
+
+
+MODALITIES = ("video", "audio")
+BLOCKS = "blocks."  # before the name of a pass: what the transformer's blocks added to its tokens, in a track's memory
 
 
 def from_velocities(predict: PredictVelocity) -> PredictX0:
@@ -46,10 +54,17 @@ def from_velocities(predict: PredictVelocity) -> PredictX0:
     return predict_x0
 
 
-def prepare(state: SamplerState, plan: SamplingPlan, keys: Callable[[str], Array] | None = None) -> SamplerState:
+def prepare(
+    state: SamplerState,
+    plan: SamplingPlan,
+    keys: Callable[[str], Array] | None = None,
+    widths: Mapping[str, int] | None = None,
+    dtype: Any = jnp.float32,
+) -> SamplerState:
     """The state with what the plan's steps carry: memories, empty yet, and for steppers that draw noise its keys.
 
-    keys: those of a modality, one per sample (B,); needed where the stepper draws from them.
+    keys: those of a modality, one per sample (B,); needed where the stepper draws from them. widths, dtype: of the
+    tokens in the transformer's blocks by modality; needed where the plan reuses what these add.
     """
     stepper = STEPPERS[plan.stepper]
     memory = (*stepper.memory, *(("guided", *stepper.forces) if plan.skips else ()))
@@ -59,6 +74,8 @@ def prepare(state: SamplerState, plan: SamplingPlan, keys: Callable[[str], Array
         kept = (*memory, "direction") if scales is not None and scales.rule == "apg_stateful" else memory
         kept = (*kept, "text") if scales is not None and plan.reuses_text else kept
         zeros = {name: jnp.zeros(track.latent.shape, jnp.float32) for name in kept}
+        for added in sorted({BLOCKS + p for call in plan.calls for p in call.passes}) if plan.reuses_blocks else ():
+            zeros[added] = jnp.zeros((*track.latent.shape[:2], (widths or {})[name]), dtype)
         drawn = jax.random.key_data(keys(name)) if keys and stepper.noisy else None
         return track.replace(keys=drawn).remembering(**zeros)
 
@@ -66,7 +83,7 @@ def prepare(state: SamplerState, plan: SamplingPlan, keys: Callable[[str], Array
 
 
 def run(
-    predict: PredictX0,
+    predict: PredictX0 | PredictReusing,
     state: SamplerState,
     plan: SamplingPlan,
     start: Array | int,
@@ -75,7 +92,8 @@ def run(
 ) -> SamplerState:
     """Steps [start, stop) of the plan. Steps may be traced; running in pieces gives the same bits as running whole.
 
-    state: as `prepare` gives it. noise: where the steps that add noise have it from.
+    predict: a PredictReusing where the plan reuses blocks. state: as `prepare` gives it. noise: where the steps that
+    add noise have it from.
     """
 
     predict = predict if plan.tiles is None else in_tiles(predict, plan.tiles)
@@ -88,7 +106,7 @@ def run(
 
 
 def denoise(
-    predict: PredictX0, state: SamplerState, plan: SamplingPlan, i: Array, sigma: Array
+    predict: PredictX0 | PredictReusing, state: SamplerState, plan: SamplingPlan, i: Array, sigma: Array
 ) -> tuple[SamplerState, dict[str, Prediction]]:
     """Guided and blended predictions of the moving tracks at `sigma` in step i, and the state that remembers them."""
     branches = [
@@ -111,7 +129,7 @@ def _denoise(
     predict: PredictX0, state: SamplerState, plan: SamplingPlan, call: Call, keep: Array | None, i: Array, sigma: Array
 ) -> dict[str, dict[str, Array]]:
     """What one kind of step finds for each moving track: "guided", and what its stepper and guidance need beside."""
-    passes = _passes(predict, state, plan, call, keep, sigma)
+    passes, added = _passes(predict, state, plan, call, keep, sigma)
     found = {}
     for name, track in state.moving.items():
         if name not in call.runs:
@@ -120,29 +138,45 @@ def _denoise(
         found[name] = _guide(track, passes[name], getattr(plan, name), i, plan.whole_batch)
         for forced in STEPPERS[plan.stepper].forces:
             found[name][forced] = passes[name][forced]
+        found[name] |= added.get(name, {})
     if len(plan.calls) == 1:
         return found
     kept = ("guided", "direction", "text", *STEPPERS[plan.stepper].forces)  # all branches return the same
-    return {name: {k: v for k, v in own.items() if k in kept} for name, own in found.items()}
+    return {name: {k: v for k, v in own.items() if k in kept or k.startswith(BLOCKS)} for name, own in found.items()}
 
 
 def _passes(
-    predict: PredictX0, state: SamplerState, plan: SamplingPlan, call: Call, keep: Array | None, sigma: Array
-) -> dict[str, dict[str, Array]]:
-    """x0 predictions of both modalities at `sigma`, by pass name; an absent modality has none (6.3)."""
+    predict: Any, state: SamplerState, plan: SamplingPlan, call: Call, keep: Array | None, sigma: Array
+) -> tuple[dict[str, dict[str, Array]], dict[str, dict[str, Array]]]:
+    """x0 predictions of both modalities at `sigma`, by pass name; an absent modality has none (6.3).
+
+    And where the plan reuses blocks, what they added in every pass, under the names of the moving tracks' memory.
+    """
+    held = lambda track: {k: v for k, v in track.memory.items() if k.startswith(BLOCKS)}
+    added = {name: held(track) for name, track in state.moving.items()} if plan.reuses_blocks else {}
     if not call.runs:
-        return {}
+        return {}, added
     streams = {name: track.at(sigma).replace(enabled=name in call.runs) for name, track in state.tracks.items()}
     groups = [call.passes] if plan.batched else [(name,) for name in call.passes]
     found: dict[str, dict[str, Array]] = {name: {} for name in streams}
     for names in groups:
         columns = [call.passes.index(name) for name in names]
-        rows = (tile(streams.get(name), len(names)) for name in ("video", "audio"))
-        predicted = predict(*rows, names, None if keep is None else keep[:, :, jnp.asarray(columns)])
-        for name, x0 in zip(("video", "audio"), predicted, strict=True):
+        rows = (tile(streams.get(name), len(names)) for name in MODALITIES)
+        arguments = (*rows, names, None if keep is None else keep[:, :, jnp.asarray(columns)])
+        if plan.reuses_blocks:
+            last = tuple(
+                jnp.concatenate([added[m][BLOCKS + name] for name in names]) if m in added else None for m in MODALITIES
+            )
+            predicted, changes = predict(*arguments, last if call.reuses else None)
+            for m, change in zip(MODALITIES, changes, strict=True):
+                if m in added and change is not None and not call.reuses:
+                    added[m] |= zip((BLOCKS + n for n in names), jnp.split(change, len(names)), strict=True)
+        else:
+            predicted = predict(*arguments)
+        for name, x0 in zip(MODALITIES, predicted, strict=True):
             if name in streams and x0 is not None:
                 found[name].update(zip(names, jnp.split(x0, len(names)), strict=True))  # each (B, T, C)
-    return found
+    return found, added
 
 
 def _guide(

@@ -99,11 +99,13 @@ class GuidanceScales(struct.PyTreeNode):
 class Call:
     """What a step asks of the network: in which passes, and which modalities get a new prediction.
 
-    The others are carried along as context of the first ones, and keep their last guided x0 (6.4).
+    The others are carried along as context of the first ones, and keep their last guided x0 (6.4). reuses: the
+    transformer's blocks are not run but taken to add to the tokens what they added last.
     """
 
     passes: tuple[str, ...] = ("cond",)
     runs: tuple[str, ...] = ("video", "audio")
+    reuses: bool = False
 
 
 class SamplingPlan(struct.PyTreeNode):
@@ -131,6 +133,11 @@ class SamplingPlan(struct.PyTreeNode):
     whole_batch: bool = struct.field(pytree_node=False, default=False)
     stepper: str = struct.field(pytree_node=False, default="euler")
     reuses_text: bool = struct.field(pytree_node=False, default=False)
+
+    @property
+    def reuses_blocks(self) -> bool:
+        """Whether any step takes what the transformer's blocks added in an earlier one."""
+        return any(call.reuses for call in self.calls)
 
     @property
     def skips(self) -> bool:

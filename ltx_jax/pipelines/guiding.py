@@ -14,7 +14,7 @@ from ltx_jax.pipelines.fields import setting
 
 _NOT_NEGATIVE = (
     "cfg", "audio_cfg", "rescale", "audio_rescale", "stg", "audio_stg", "modality", "audio_modality", "skip_step",
-    "audio_skip_step", "schedule_tokens", "eta", "churn", "snr", "apg_norm", "apg_momentum",
+    "audio_skip_step", "schedule_tokens", "eta", "churn", "snr", "reuse", "apg_norm", "apg_momentum",
 )  # fmt: skip
 
 
@@ -39,6 +39,9 @@ class Guiding:
     )
     cfg_every: int | None = setting(
         None, "For how many steps the difference between the texts guides that one of them finds; 2 saves passes."
+    )
+    reuse: float = setting(
+        0.0, "Take what the blocks added last while the noise level moves less than this, an angle; 0.1 saves a third."
     )
     audio_cfg: float | None = setting(
         None, "Guidance scale of the sound (default: as cfg where that is given).", official="audio_cfg_guidance_scale"
@@ -131,7 +134,7 @@ class Guiding:
 
     def stepping(self) -> dict:
         """Stepper and its options, as a stage takes them."""
-        return {"stepper": self.stepper or "euler", "options": self._options()}
+        return {"stepper": self.stepper or "euler", "options": self._options(), "reuse": self.reuse}
 
     def _options(self) -> tuple[tuple[str, float], ...]:
         given = ((name, getattr(self, name)) for name in ("eta", "churn", "snr"))

@@ -25,7 +25,7 @@ from ltx_jax.checkpoints.load import load_bundle, load_text_model
 from ltx_jax.checkpoints.lora import apply_loras, parse_lora
 from ltx_jax.diffusion.conditioning import draw_noise
 from ltx_jax.diffusion.geometry import VideoShape, latent_shape, unpatchify_video
-from ltx_jax.diffusion.sample import SamplerState, make_plan, prepare
+from ltx_jax.diffusion.sample import MODALITIES, SamplerState, make_plan, prepare
 from ltx_jax.diffusion.tiled import Tiles
 from ltx_jax.errors import require
 from ltx_jax.models.storage import Storage
@@ -271,8 +271,11 @@ class Sampler:
         blocks = self.bundle.release.transformer.num_layers
         guidance = (stage.video.guidance, stage.audio.guidance)
         settings = {"blocks": blocks, "stepper": stage.stepper, "options": dict(stage.options), "tiles": tiles}
+        settings["reuse"] = stage.reuse
         plan = make_plan(np.asarray(stage.sigmas, np.float32), *guidance, **settings)
-        state = prepare(state, plan, lambda name: keys(f"{name}.steps"))
+        dit = self.bundle.release.transformer
+        widths = {name: dit.stream(name).width for name in MODALITIES}
+        state = prepare(state, plan, lambda name: keys(f"{name}.steps"), widths, self.networks.dtype)
         abstract = programs.abstract_state(state, self.mesh)
         sample = self._placed.load(programs.make_sample_program, ("transformer",), abstract, plan)
         given = {"state": state, "contexts": {"positive": positive, "negative": negative}, "plan": plan}

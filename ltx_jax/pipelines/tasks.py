@@ -62,8 +62,9 @@ class Part:
 class Stage:
     """One denoising of all streams, of clips of one shape, along decreasing noise levels.
 
-    options: numbers of the stepper that are not its defaults, see `steppers.STEPPERS`. tiles: in which the network sees
-    the video, (count, overlap in latent cells) of frames, rows and columns; None: as a whole (spec sampling.md 12.13).
+    options: numbers of the stepper that are not its defaults, see `steppers.STEPPERS`. reuse: see `plan.make_plan`.
+    tiles: in which the network sees the video, (count, overlap in latent cells) of frames, rows and columns; None: as a
+    whole (spec sampling.md 12.13).
     """
 
     shape: VideoShape
@@ -72,6 +73,7 @@ class Stage:
     audio: Part
     stepper: str = "euler"
     options: tuple[tuple[str, float], ...] = ()
+    reuse: float = 0.0
     tiles: Counts | None = None
 
     @property

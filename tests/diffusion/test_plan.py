@@ -1,6 +1,7 @@
 """Plans: guidance by noise level and skipped steps, and that neither costs a call that is not needed."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -122,6 +123,44 @@ def test_guidance_that_begins_late_asks_for_the_texts_when_it_begins():
     assert [len(passes) for passes, _ in calls] == [1, 1, 2, 1, 2]
     forced, _ = sampled(Guidance(cfg_scale=3.0, cfg_every=2), Guidance(), stepper="euler_cfg_pp")
     assert {len(passes) for passes, _ in forced} == {2}
+
+
+def reusing(runs):
+    """A network whose blocks add what tells the pass and the level at which they ran; x0 is what they are said to."""
+
+    def predict(video, audio, passes, keep, last):
+        runs.append((len(passes), last is None))
+        shift = jnp.arange(len(passes), dtype=jnp.float32)
+        rows = lambda s: jnp.repeat(shift, len(s.latent) // len(passes))[:, None, None] + s.levels[:, :1, None]
+        added = last or tuple(jnp.broadcast_to(rows(s), (*s.latent.shape[:2], 4)) for s in (video, audio))
+        return tuple(added[i][..., :3] for i in (0, 1)), added
+
+    return predict
+
+
+def test_blocks_are_reused_while_the_noise_has_hardly_moved():
+    """The angles of the levels are 1.57, 1.33, 0.98, 0.59, 0.24: within 0.4 of the last run, but for the last step."""
+    guide = Guidance(cfg_scale=3.0)
+    plan = sample.make_plan(SIGMAS, guide, Guidance(), reuse=0.4)
+    state = sample.SamplerState(video=track(), audio=track(1))
+    state = sample.prepare(state, plan, widths={"video": 4, "audio": 4})
+    runs: list = []
+    with jax.disable_jit():
+        end = sample.run(reusing(runs), state, plan, 0, 5)
+    assert runs == [(2, True), (2, False), (2, True), (2, False), (2, True)]
+    compiled = jax.jit(lambda state: sample.run(reusing([]), state, plan, 0, 5))(state)
+    np.testing.assert_allclose(compiled.video.latent, end.video.latent, rtol=1e-5)
+    x = np.asarray(state.video.latent)
+    for (sigma, below), ran in zip(itertools.pairwise(SIGMAS), (1.0, 1.0, 0.6, 0.6, 0.2), strict=True):
+        x0 = ran + 2.0 * (ran - (ran + 1))  # guided by 3 from the second pass, which is 1 above the first
+        x = x + (x - x0) / sigma * (below - sigma)
+    np.testing.assert_allclose(end.video.latent, x, rtol=1e-4, atol=1e-5)
+
+
+def test_nothing_is_reused_in_tiles_or_by_a_negative_angle():
+    with pytest.raises(UserError, match="must not be negative"):
+        sample.make_plan(SIGMAS, reuse=-0.1)
+    assert not sample.make_plan(SIGMAS, reuse=0.1).reuses_blocks
 
 
 def test_a_first_pass_that_is_forced_runs_once():

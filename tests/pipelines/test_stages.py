@@ -13,7 +13,7 @@ from ltx_jax.diffusion import items, schedules
 from ltx_jax.diffusion.conditioning import add_state_noise, draw_noise
 from ltx_jax.diffusion.geometry import VideoShape
 from ltx_jax.diffusion.guidance import Guidance
-from ltx_jax.diffusion.sample import make_plan, make_track
+from ltx_jax.diffusion.sample import make_plan, make_track, prepare
 from ltx_jax.models.dit.rope import rotary_tables
 from ltx_jax.pipelines.stages import sample_steps
 from ltx_jax.pipelines.states import empty_audio, empty_video, make_state, pad_tokens, tiles_of
@@ -63,6 +63,29 @@ def test_skipped_attention_changes_a_clip_as_its_blocks_say(sampled, mesh):
     nothing = sampled(dataclasses.replace(STG, stg_blocks=()), Guidance())
     np.testing.assert_allclose(nothing, plain, atol=1e-4)
     assert sampled.programs() == 3  # one a set of passes: which blocks are skipped is an array
+
+
+def test_reused_blocks_come_nearer_to_all_steps_than_fewer_steps(mesh):
+    """Of the toy: eight steps of which three reuse blocks, and two steps, beside eight whole ones."""
+    release, params = ltx_jax.load("toy").bundle.release, ltx_jax.load("toy").bundle.params
+    networks, config, keys = make_networks(release, platform="cpu"), release.transformer, jax.random.key(1)
+    noised = lambda state: add_state_noise(state, draw_noise(keys[None], *state.latent.shape[1:]))
+    shape = VideoShape(5, 16, 16, 8.0)
+    state = make_state(release, noised(empty_video(release, shape, 1)), noised(empty_audio(release, shape, 1)))
+    widths = {name: config.stream(name).width for name in ("video", "audio")}
+    text = tuple(jax.random.normal(keys, (1, release.text_length, width)) for width in widths.values())
+
+    def end(sigmas, **settings):
+        plan = make_plan(sigmas, Guidance(cfg_scale=2.0), Guidance(), **settings)
+        begun, texts = prepare(state, plan, None, widths), {"positive": text, "negative": (0 * text[0], 0 * text[1])}
+        run = jax.jit(functools.partial(sample_steps, networks))
+        made = run({"transformer": params["transformer"]}, texts, begun, plan, 0, len(sigmas) - 1)
+        return np.asarray(made.video.latent)
+
+    fine = np.linspace(1, 0, 9)
+    exact, reused, coarse = end(fine), end(fine, reuse=0.3), end(fine[::4])
+    error = lambda x: np.abs(x - exact).mean()
+    assert 0 < error(reused) < 0.5 * error(coarse)
 
 
 def test_tokens_that_the_target_may_not_attend_to_do_not_change_it(mesh):

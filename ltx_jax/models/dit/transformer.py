@@ -24,6 +24,7 @@ from ltx_jax.models.storage import in_host_memory, stream_layers
 from ltx_jax.parallel.rules import constrain
 from ltx_jax.streams import Context, Rotary, Stream, length_mask
 
+ADDED = "added"  # collection of what the blocks add to the tokens that enter them
 HALF = 128  # frequencies of the timestep's sinusoid
 Remat = Literal["none", "full", "dots", "offload"]
 # What the backward pass finds stored; all else it computes again, block by block. None: remat is off.
@@ -62,12 +63,15 @@ class DiT(nn.Module):
         video_context: Context | None = None,
         audio_context: Context | None = None,
         keep: Array | None = None,
+        added: Pair | None = None,
     ) -> tuple[Array | None, Array | None]:
         """Velocities of both streams, (B, T, C_out) float32 each, or None for a stream that is None.
 
         A stream that is not enabled serves the other as keys and values; its velocity means nothing. keep: (4, L, B)
         numbers, 1 keep and 0 skip: video self-attention, audio self-attention, audio to video, video to audio (spec
-        section 9). Raises UserError for a stream that the model does not have, or one without text.
+        section 9). added: what the blocks are taken to add to the tokens, (B, T, D) of each stream, in the place of
+        running them; they leave what they did add in the collection "added" where that may be written. Raises UserError
+        for a stream that the model does not have, or one without text.
         """
         meet = _has_tokens(video) and _has_tokens(audio)
         v, video_levels, video_inputs = self._embed("video", video, video_context, audio if meet else None)
@@ -76,9 +80,18 @@ class DiT(nn.Module):
             _check_keep(self.config, stream, keep)
 
         # v: (B, T, Dv), a: (B, A, Da)
-        runs = (_runs(video), _runs(audio))
-        memory = tuple(None if context is None else context.memory for context in (video_context, audio_context))
-        v, a = self._blocks(runs, (v, a), (video_inputs, audio_inputs), _layers_first(keep), memory)
+        if added is None:
+            runs = (_runs(video), _runs(audio))
+            memory = tuple(None if context is None else context.memory for context in (video_context, audio_context))
+            entered = (v, a)
+            v, a = self._blocks(runs, entered, (video_inputs, audio_inputs), _layers_first(keep), memory)
+            if self.is_mutable_collection(ADDED) and not self.is_initializing():
+                change = jax.tree.map(lambda new, old: new - old, (v, a), entered)
+                self.sow(ADDED, "tokens", change, init_fn=tuple, reduce_fn=lambda _, new: new)
+        else:
+            v, a = (
+                x if x is None or by is None else x + by.astype(x.dtype) for x, by in zip((v, a), added, strict=True)
+            )
 
         return self._output("video", video, v, video_levels), self._output("audio", audio, a, audio_levels)
 

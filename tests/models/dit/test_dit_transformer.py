@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ltx_jax.errors import UserError
-from ltx_jax.models.dit.transformer import REMAT_POLICIES, DiT, example_inputs
+from ltx_jax.models.dit.transformer import ADDED, REMAT_POLICIES, DiT, example_inputs
 from ltx_jax.models.layers import abstract_params
 from ltx_jax.parallel.mesh import MeshConfig, make_mesh
 from ltx_jax.parallel.rules import param_shardings
@@ -105,6 +105,19 @@ def test_skipping_both_cross_directions_equals_separate_streams(tiny, mesh):
         close(apart[modality], tiny.forward(tiny.config, tiny.params, only(inputs, modality))[modality])
     everything = tiny.forward(tiny.config, tiny.params, inputs, jnp.ones((4, 2, 2)))
     close(everything[0], tiny.forward(tiny.config, tiny.params, inputs)[0])
+
+
+def test_what_the_blocks_added_can_stand_for_them(tiny, mesh):
+    """Entry and exit are run again, so that other noise levels still make another velocity of it."""
+    inputs, network = tiny.streams(tiny.config), DiT(tiny.config)
+    plain, left = tiny.quick_jit(lambda: network.apply({"params": tiny.params}, *inputs, mutable=[ADDED]))()
+    again = tiny.quick_jit(lambda *inputs: network.apply({"params": tiny.params}, *inputs, added=left[ADDED]["tokens"]))
+    for ours, theirs in zip(again(*inputs), plain, strict=True):
+        close(ours, theirs)
+    video = inputs[0].replace(levels=0.5 * inputs[0].levels)
+    moved = again(video, *inputs[1:])
+    assert np.abs(moved[0] - plain[0]).max() > 1e-2
+    np.testing.assert_array_equal(moved[1], again(*inputs)[1])  # no block has told the sound of it
 
 
 def test_keep_is_per_layer_and_sample(tiny, mesh):
