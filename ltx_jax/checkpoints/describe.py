@@ -18,6 +18,9 @@ from ltx_jax.releases import COMPANIONS, RELEASES, Release, SamplingDefaults, re
 _OF_FIELD = {"transformer": "transformer", "connectors": "connectors", "video_vae": "video_decoder",
              "audio_vae": "audio_decoder", "vocoder": "vocoder"}  # fmt: skip
 
+# Sampling defaults of files that our own earlier versions wrote, which did not know these settings.
+_UNSAID = {"stg": 0.0, "stg_blocks": None, "modality": 1.0}
+
 
 def read_release(catalog: Catalog, text: Mapping[str, Any] | None) -> Release:
     """The declaration of all parts in `catalog`. text: the text encoder's config.json. Raises UserError."""
@@ -39,7 +42,7 @@ def read_release(catalog: Catalog, text: Mapping[str, Any] | None) -> Release:
         version=main.metadata.get("model_version", published.version if published else "2.0.0"),
         text_length=own.get("text_length", 1024),
         process=own.get("process", "flow"),
-        sampling=from_mapping(SamplingDefaults, own["sampling"], "metadata.ltx_jax.sampling")
+        sampling=from_mapping(SamplingDefaults, {**_UNSAID, **own["sampling"]}, "metadata.ltx_jax.sampling")
         if "sampling" in own
         else (published.sampling if published else SamplingDefaults()),
         **configs,

@@ -12,6 +12,7 @@ from ltx_jax.checkpoints.safetensors import SafetensorsFile, write_safetensors
 from ltx_jax.checkpoints.save import save_bundle
 from ltx_jax.errors import UserError
 from ltx_jax.parts import parts_of
+from ltx_jax.releases import release
 
 
 def test_round_trip_keeps_every_bit(tmp_path):
@@ -71,3 +72,8 @@ def test_folders_without_a_model_and_files_without_a_text_encoder(tmp_path):
     shutil.copy(TOY / "model.safetensors", tmp_path / "model.safetensors")
     with pytest.raises(UserError, match="text encoder"):
         load_bundle(tmp_path / "model.safetensors")
+
+
+def test_the_shipped_weights_are_sampled_as_their_release_says():
+    """Their file was written before some settings existed, whose defaults are those of the released models."""
+    assert load_bundle("toy").release.sampling == release("toy").sampling
