@@ -6,6 +6,7 @@ best when it is drawn anew in the same place and size, however turned.
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -108,7 +109,8 @@ def _unmix(pixels: np.ndarray, background: np.ndarray) -> tuple[np.ndarray, np.n
 
 def _pieces(mask: np.ndarray, least: float) -> tuple[int, np.ndarray]:
     """How many connected pieces of at least `least` pixels there are, and the largest one's surroundings (h, w)."""
-    labels, count = ndimage.label(mask)
+    found: Any = ndimage.label(mask)
+    labels, count = found
     if not count:
         return 0, np.zeros_like(mask)
     sizes = ndimage.sum_labels(mask, labels, np.arange(1, count + 1))

@@ -1,6 +1,7 @@
 """Pictures of the toy world: flat shapes with exact edges, from how much of each pixel they cover."""
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,8 @@ def coverage(
 
     angle broadcasts against them, in radians. Averages over samples x samples sub-pixels with edges as wide as one.
     """
-    cos, sin, total = np.cos(angle), np.sin(angle), 0.0
+    cos, sin = np.cos(angle), np.sin(angle)
+    total: Any = 0.0
     for dx in (np.arange(samples) + 0.5) / samples - 0.5:
         for dy in (np.arange(samples) + 0.5) / samples - 0.5:
             u, v = x + dx, y + dy
