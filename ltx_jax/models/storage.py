@@ -18,7 +18,7 @@ from ltx_jax.models.quantized import KINDS, Quantized, quantize
 
 HOST = "pinned_host"  # the kind of memory
 QUANTIZED = ("text", "connectors", "transformer")  # the parts whose linear layers are quantised: nearly all bytes
-_WIDE = ("patchify_proj", "proj_out")  # they read and make latents, and are small
+_AS_THEY_ARE = ("patchify_proj", "proj_out", "to_gate_logits")  # small; they read and make latents, and gate heads
 _CONVOLUTIONS = ("conv_in", "conv_out")
 _SPELLINGS = {"fp8-cast": "fp8", "cpu": "host", "none": None}  # of the official command line
 
@@ -66,7 +66,8 @@ class Storage:
         if self.offload is None or part != "transformer":
             return shardings
         moved = lambda s: s.replace(values=_to_host(s.values)) if isinstance(s, Quantized) else _to_host(s)
-        of_layer = lambda path, s: moved(s) if _keys(path)[-1] == "kernel" else s
+        large = lambda path: _keys(path)[-1] == "kernel" and not {*_keys(path)} & {*_AS_THEY_ARE}
+        of_layer = lambda path, s: moved(s) if large(path) else s
         is_leaf = lambda x: isinstance(x, Quantized)
         blocks = jax.tree_util.tree_map_with_path(of_layer, shardings["blocks"], is_leaf=is_leaf)
         return {**shardings, "blocks": blocks}
@@ -94,7 +95,7 @@ def _is_linear(path: Any, names: tuple[str | None, ...]) -> bool:
     """Whether a parameter is the kernel of a linear layer that is quantised."""
     keys = _keys(path)
     axes = len(names) - ("layers" in names)
-    return keys[-1] == "kernel" and axes == 2 and not {*names} & {*_CONVOLUTIONS} and not {*keys} & {*_WIDE}
+    return keys[-1] == "kernel" and axes == 2 and not {*names} & {*_CONVOLUTIONS} and not {*keys} & {*_AS_THEY_ARE}
 
 
 def _keys(path: Any) -> list[str]:

@@ -4,6 +4,7 @@ A sampler lives between requests: what it compiled stays, by shape and static pl
 placed. Noise belongs to a clip's number alone: batch size, mesh and the other clips of a request do not change a clip.
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -148,11 +149,17 @@ class Sampler:
             batches += [(timed, stages_of(timed), some, size) for some in cut]
         return self._batches(batches, progress)
 
+    @contextlib.contextmanager
+    def _running(self) -> Iterator[None]:
+        """One caller at a time on the mesh; a device that is full is one sentence."""
+        with self._lock, jax.set_mesh(self.mesh), memory.one_sentence(self._placed):
+            yield
+
     def _batches(self, batches: Sequence[Batch], progress: bool) -> Iterator[Clip]:
         total = sum(sum(stage.steps for stage in stages) + 1 for _, stages, _, _ in batches)
         with tqdm(total=total, desc="sampling", unit="step", disable=not progress) as bar:
             for batch in batches:
-                with self._lock, jax.set_mesh(self.mesh), memory.one_sentence(self._placed):
+                with self._running():
                     made = self._batch(*batch, bar)
                 if batch is batches[-1]:
                     bar.close()  # what the caller prints comes after it
@@ -170,7 +177,7 @@ class Sampler:
             placed = Placed(networks, self._chat.params, self.mesh)
         enhance = Enhancer(self._chat or self.bundle, placed)
         given = dict.fromkeys(request.prompts)
-        with self._lock, jax.set_mesh(self.mesh):
+        with self._running():
             written = {p: enhance(p, request.seed or 0, request.enhance_instructions) for p in given}
         for prompt, text in written.items():
             say(f"'{prompt}' became '{text}'")
@@ -182,7 +189,7 @@ class Sampler:
         if request.auto_duration is None:
             return [(request, request.clips)]
         release, frames = self.bundle.release, {}
-        with self._lock, jax.set_mesh(self.mesh):
+        with self._running():
             head = self._placed.load(codec.make_duration_program, codec.DURATION, 1)
             for prompt in dict.fromkeys(request.prompts):
                 seconds = float(np.asarray(head(*self._tokens([prompt])))[0])
@@ -318,7 +325,7 @@ class Sampler:
         return [functools.partial(pieces, z, keys[i : i + 1]) for i, z in enumerate(latents)], sounds
 
     def _run_decoder(self, weights: Any, make: Callable[..., Any], *arguments: Any, inputs: tuple[Any, ...]) -> Any:
-        with self._lock, jax.set_mesh(self.mesh):
+        with self._running():
             return self._placed.load(make, codec.VIDEO_DECODER, *arguments).run(weights, *inputs)
 
 
