@@ -32,6 +32,7 @@ def main() -> None:
     """Print the table."""
     bundle, mesh = load_bundle("toy"), make_mesh(MeshConfig(), jax.devices()[:1])
     clips = [render(7, i) for i in range(CLIPS)]
+    assert bundle.tokenizer is not None
     tokens = bundle.tokenizer([clip.caption for clip in clips])
     with jax.set_mesh(mesh):
         state = noised(networks_on(mesh, bundle.release), bundle.params, clips)
