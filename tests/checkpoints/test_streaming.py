@@ -9,9 +9,10 @@ import jax
 import numpy as np
 import pytest
 
-from ltx_jax.bundle import abstract_weights, make_networks, place_parts
+from ltx_jax.bundle import abstract_weights, make_networks, networks_on, place_parts
 from ltx_jax.checkpoints import streaming
 from ltx_jax.checkpoints.load import load_bundle
+from ltx_jax.models.storage import HOST, Storage
 from ltx_jax.parallel.mesh import MeshConfig, make_mesh
 
 
@@ -30,6 +31,24 @@ def test_streamed_arrays_are_those_of_the_host(shape, monkeypatch):
         for ours, theirs, abstract in zip(*map(jax.tree.leaves, (placed[part], host, wanted[part])), strict=True):
             assert ours.dtype == theirs.dtype and ours.sharding.is_equivalent_to(abstract.sharding, ours.ndim)
             np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("shape", [MeshConfig(), MeshConfig(fsdp=2, tensor=2)], ids=["one", "four"])
+def test_weights_are_quantised_on_the_way_and_lie_where_they_should(shape):
+    mesh = make_mesh(shape, jax.devices()[: 4 if shape.tensor == 2 else 1])
+    bundle, parts = load_bundle("toy", dtype=None), ("transformer", "connectors")
+    networks = networks_on(mesh, bundle.release, storage=Storage("int8", "host"))
+    streamed = place_parts(networks, bundle.params, parts, mesh)
+    put = place_parts(networks, {part: bundle.params[part] for part in parts}, parts, mesh)
+    wanted = abstract_weights(networks, parts, mesh, streamed)
+    on_host = 0
+    for ours, theirs, abstract in zip(*map(jax.tree.leaves, (streamed, put, wanted)), strict=True):
+        assert ours.dtype == theirs.dtype == abstract.dtype and ours.shape == abstract.shape
+        assert ours.sharding.is_equivalent_to(abstract.sharding, ours.ndim)
+        assert ours.sharding.memory_kind == theirs.sharding.memory_kind == abstract.sharding.memory_kind
+        np.testing.assert_array_equal(ours, theirs)
+        on_host += ours.nbytes * (ours.sharding.memory_kind == HOST)
+    assert on_host > 0.7 * sum(x.nbytes for x in jax.tree.leaves(streamed["transformer"]))
 
 
 def test_types_are_cast_on_the_way():
