@@ -154,8 +154,17 @@ class Placed:
         self._asked: tuple[str, ...] = ()
 
     def use(self, params: Mapping[str, Any]) -> None:
-        """Run with other parameters from now on; nothing is compiled again. The same ones are placed anew."""
+        """Run with other parameters from now on; nothing is compiled again. Parts that both have of the same files stay
+        where they are: to put a LoRA to a model reads nothing but what it touches."""
+        before, placed = self.params, self._weights
         self.params, self._weights = params, {}
+        if isinstance(params, LazyParts) and isinstance(before, LazyParts):
+            same = lambda part: part in params and params.loader(part) is before.loader(part)
+            self._weights = {part: weights for part, weights in placed.items() if same(part)}
+
+    def forget(self) -> None:
+        """Let go of the weights on the devices."""
+        self._weights = {}
 
     def weights(self, parts: Sequence[str]) -> dict[str, Any]:
         """The parameters of `parts` on the devices."""

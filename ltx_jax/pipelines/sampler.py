@@ -126,7 +126,7 @@ class Sampler:
     def forget(self) -> None:
         """Let go of the weights on the devices; they are placed again when next needed."""
         with self._lock:
-            self._placed.use(self.bundle.params)
+            self._placed.forget()
 
     def generate(self, request: Request, *, progress: bool = False) -> list[Clip]:
         """All clips of `request`, in its order (every prompt, each num_samples times); see `clips`."""

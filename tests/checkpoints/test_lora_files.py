@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import ltx_jax
-from ltx_jax.bundle import networks_on, place_parts
+from ltx_jax.bundle import Placed, networks_on, place_parts
 from ltx_jax.checkpoints.load import load_bundle
 from ltx_jax.checkpoints.lora import apply_loras, linear_names, modules_of
 from ltx_jax.checkpoints.lora_files import adapter_pairs, load_lora
@@ -203,6 +203,12 @@ def test_a_merged_model_streams_onto_devices_and_the_base_stays(tmp_path):
         np.testing.assert_allclose(kernel(placed)[1], kernel(base.params["transformer"])[1] + product, atol=1e-5)
         np.testing.assert_array_equal(kernel(placed)[0], kernel(base.params["transformer"])[0])
         assert not merged.params._loaded, "nothing is read onto the host whole"
+    held = Placed(networks_on(mesh, base.release), base.params, mesh)
+    connectors = held.weights(("connectors", "transformer"))["connectors"]
+    held.use(apply_loras(base, [(str(path), 0.5)]).params)
+    assert held.weights(("connectors",))["connectors"] is connectors and "transformer" not in held._weights
+    held.forget()
+    assert held.weights(("connectors",))["connectors"] is not connectors
 
 
 def test_a_lora_of_another_model_is_one_sentence(tmp_path, capsys):
