@@ -3,9 +3,6 @@
     python benchmarks/loading.py --gigabytes=4
     python benchmarks/loading.py --file=model.safetensors
 
-On a CPU add GLIBC_TUNABLES=glibc.malloc.hugetlb=1 before the command: NumPy asks for huge pages and XLA does not, whose
-own faults at small pages then take longer than the reading.
-
 The file is read once before (its pages are cached), types are kept. A row each: np.fromfile of every tensor; the same
 tensors placed as they lie; the same transposed on the device, as linear layers are.
 """

@@ -129,7 +129,7 @@ class SafetensorsFile(Tensors):
         if rows is not None:
             row = math.prod(shape[1:]) * dtype.itemsize
             shape, begin = (rows[1] - rows[0], *shape[1:]), begin + rows[0] * row
-        array = np.frombuffer(_buffer(math.prod(shape) * dtype.itemsize), np.uint8)
+        array = aligned(math.prod(shape) * dtype.itemsize)
         _read_into(self.path, array, begin)
         return array.view(dtype).reshape(shape)
 
@@ -156,11 +156,11 @@ def read_manifest(path: Path) -> dict[str, str] | None:
     return read_json(beside) if beside.is_file() else None
 
 
-def _buffer(size: int) -> memoryview:
-    """Writable memory of `size` bytes at an aligned address."""
+def aligned(size: int) -> np.ndarray:
+    """Writable memory of `size` bytes at an address that JAX takes as it is."""
     raw = np.empty(size + ALIGNED, np.uint8)
     begin = -raw.ctypes.data % ALIGNED
-    return memoryview(raw)[begin : begin + size]
+    return np.frombuffer(memoryview(raw)[begin : begin + size], np.uint8)
 
 
 @functools.cache

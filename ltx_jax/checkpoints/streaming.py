@@ -7,6 +7,7 @@ its stack), and a compiled program casts it and writes it into the stack, whose 
 
 import concurrent.futures
 import functools
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from tqdm import tqdm
 
-from ltx_jax.checkpoints.safetensors import Tensors
+from ltx_jax.checkpoints.safetensors import Tensors, aligned
 from ltx_jax.checkpoints.views import Cast
 from ltx_jax.models.quantized import Quantized
 from ltx_jax.models.storage import HOST, settled
@@ -68,7 +69,8 @@ class PartReader:
                     jax.block_until_ready(leaf)
                     waiting = 0
                 bar.update(size(job))
-        return jax.block_until_ready(tree)
+        taken = lambda x, target: jax.device_put(x, target) if isinstance(x, np.ndarray) else x
+        return jax.block_until_ready(jax.tree.map(taken, tree, shardings))
 
     def _rows(self, job: tuple[Name, int, str], shardings: Any) -> dict[tuple[int, int], np.ndarray]:
         """The rows of a tensor that this process's devices need, each range read once."""
@@ -85,7 +87,7 @@ class PartReader:
             found = {(a, b): folded(array, factors.reshape(-1)[a:b]) for (a, b), array in found.items()}
         return found
 
-    def _place(self, tree: dict[str, Any], shardings: Any, job: tuple[Name, int, str], rows: Any) -> jax.Array:
+    def _place(self, tree: dict[str, Any], shardings: Any, job: tuple[Name, int, str], rows: Any) -> Any:
         name, i, official = job
         target, shape = _at(shardings, name.path), self._stored.shape(official)
         dtype = self.tensors.dtype(official)
@@ -103,10 +105,12 @@ class PartReader:
         else:
             if i == 0:
                 types = [self.tensors.dtype(self.prefix + o) for o in name.officials()]
-                layer = jax.eval_shape(lambda x: settled(x, target, jnp.result_type(*types)), x)
-                make = lambda: jax.tree.map(lambda s: jnp.zeros((name.layers, *s.shape), s.dtype), layer)
-                insert(tree, name.path, jax.jit(make, out_shardings=target)())
-            leaf = _write(target)(_at(tree, name.path), x, np.int32(i))
+                insert(tree, name.path, _stack(name, target, x, jnp.result_type(*types)))
+            leaf = _at(tree, name.path)
+            if isinstance(leaf, np.ndarray):
+                _bytes(leaf[i : i + 1])[...] = _bytes(np.asarray(x.astype(leaf.dtype)))
+            else:
+                leaf = _write(target)(leaf, x, np.int32(i))
         insert(tree, name.path, leaf)
         return leaf
 
@@ -137,6 +141,28 @@ def _sharding(shardings: Any, name: Name) -> NamedSharding:
     """How a parameter as it is in the file lies on the devices."""
     target = _at(shardings, name.path)
     return target.values if isinstance(target, Quantized) else target
+
+
+def _stack(name: Name, target: Any, x: jax.Array, dtype: np.dtype) -> Any:
+    """Room for all layers of a parameter of which `x` is one.
+
+    On a CPU it is memory of NumPy's, which asks for large pages and is not filled: XLA's own takes longer to get and to
+    set to zero than the file to read.
+    """
+    shape = (name.layers or 0, *x.shape)
+    if isinstance(target, NamedSharding) and target.memory_kind != HOST and _is_one_cpu(target):
+        return aligned(math.prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
+    layer = jax.eval_shape(lambda x: settled(x, target, dtype), x)
+    make = lambda: jax.tree.map(lambda s: jnp.zeros((shape[0], *s.shape), s.dtype), layer)
+    return jax.jit(make, out_shardings=target)()
+
+
+def _is_one_cpu(sharding: NamedSharding) -> bool:
+    return len(sharding.device_set) == 1 and next(iter(sharding.device_set)).platform == "cpu"
+
+
+def _bytes(array: np.ndarray) -> np.ndarray:
+    return array.reshape(-1).view(np.uint8)  # copying types that NumPy does not know is slow
 
 
 @functools.lru_cache
