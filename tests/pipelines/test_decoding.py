@@ -9,7 +9,7 @@ from drawn import drawn
 
 import ltx_jax
 from ltx_jax import codec
-from ltx_jax.bundle import Bundle, Placed, abstract_parts, make_networks
+from ltx_jax.bundle import Bundle, Placed, abstract_parts, initial_parts, make_networks
 from ltx_jax.diffusion.geometry import VideoShape, patchify_video
 from ltx_jax.errors import UserError
 from ltx_jax.models.tiling import Tiling
@@ -64,7 +64,9 @@ def test_tiles_of_a_network_that_sees_one_cell_are_the_whole(tiling):
 
 @pytest.mark.slow
 def test_a_model_with_a_diffusion_decoder_samples_with_it(monkeypatch):
-    changed, decoder, mesh = _toy_with(dataclasses.replace(SMALL, stage5_kernel=(3, 3, 3)))
+    changed, _, mesh = _toy_with(dataclasses.replace(SMALL, stage5_kernel=(3, 3, 3)))
+    with jax.set_mesh(mesh):  # initial values: norms of about 1, as trained ones
+        decoder = jax.jit(lambda: initial_parts(make_networks(changed), ("video_decoder",), 0))()
     toy = ltx_jax.load("toy").bundle
     bundle = Bundle(changed, {**toy.params, **decoder}, toy.tokenizer)
     request = Request(("a red circle", "a blue square"), seed=3, steps=1, cfg=1.0)
