@@ -4,6 +4,7 @@ Letters: B batch, T tokens, C channels, U distinct noise levels, P distinct posi
 frequencies of one axis. Nothing here knows what the tokens mean.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ import numpy as np
 from flax import struct
 
 Array = jax.Array
+MODALITIES = ("video", "audio")  # the streams of this family, in their order
 
 
 class Rotary(struct.PyTreeNode):
@@ -72,6 +74,12 @@ class Stream(struct.PyTreeNode):
         if self.level_index is None:
             return jnp.broadcast_to(self.levels[:, :1], (self.latent.shape[0], tokens))
         return jnp.take_along_axis(self.levels, self.level_index, axis=1)
+
+    def with_rows(self, change: Callable[[Array], Array]) -> "Stream":
+        """The stream with every array (B, ...) changed; position tables that all rows share stay as they are."""
+        tables = lambda r: r if r is None or r.index.shape[0] == 1 else r.replace(index=change(r.index))
+        rest = jax.tree.map(change, self.replace(rotary=None, cross_rotary=None))
+        return rest.replace(rotary=tables(self.rotary), cross_rotary=tables(self.cross_rotary))
 
     def padded(self, tokens: int) -> "Stream":
         """The stream with padding at its tail, `tokens` tokens in all; the number of real ones becomes its length."""

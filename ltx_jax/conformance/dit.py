@@ -17,10 +17,9 @@ from ltx_jax.models.dit.rope import gather_tables, rotary, rotary_tables
 from ltx_jax.models.dit.transformer import AdaLN, DiT, timestep_embedding
 from ltx_jax.names import linear, to_tree
 from ltx_jax.names.dit import attention_names, dit_names
-from ltx_jax.streams import Context, Stream
+from ltx_jax.streams import MODALITIES, Context, Stream
 
 Outputs = dict[str, np.ndarray]
-MODALITIES = ("video", "audio")
 # The reference's audio-only builder ignores these keys and takes their defaults (spec section 11).
 AUDIO_BUILDER_IGNORES = ("positional_embedding_theta", "use_prompt_adaln_single", "audio_ff_bias")
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ltx_jax.conformance.case import Case
+from ltx_jax.diffusion import guidance
 from ltx_jax.diffusion.families import consistency, ddim, ddpm, dmd, edm, flow, process, score_samplers, sde
 from ltx_jax.diffusion.families.gaussian import Gaussian
 
@@ -64,7 +65,7 @@ def _cfg(case: Case) -> Outputs:
     conditional, unconditional = _data(case, "mu_cond"), _data(case, "mu_uncond")
     outputs: Outputs = {}
     for recorded, kind in PREDICTIONS.items():
-        guided = process.guided(conditional.predict(kind, x, a, s), unconditional.predict(kind, x, a, s), scale)
+        guided = guidance.cfg(conditional.predict(kind, x, a, s), unconditional.predict(kind, x, a, s), scale)
         outputs[f"guided_{recorded}"] = guided
         outputs.setdefault("x0_of_guided", []).append(process.x0_epsilon(kind, x, guided, a, s)[0])
     return outputs | {"x0_of_guided": _farthest(outputs["x0_of_guided"], case.outputs["x0_of_guided"])}

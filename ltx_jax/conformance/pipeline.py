@@ -10,11 +10,11 @@ import numpy as np
 
 from ltx_jax.conformance.case import Case
 from ltx_jax.conformance.condition import item_of, tokens_of
-from ltx_jax.conformance.sampler import MODALITIES, StandIn, guidance_of, kept, method_of, nowhere, recorded_noise
+from ltx_jax.conformance.sampler import StandIn, guidance_of, kept, method_of, nowhere, recorded_noise
 from ltx_jax.diffusion import conditioning, geometry, items, sample
 from ltx_jax.diffusion.conditioning import LatentState
 from ltx_jax.pipelines.states import begin
-from ltx_jax.streams import Array, Stream, group_weights
+from ltx_jax.streams import MODALITIES, Array, Stream, group_weights
 
 Outputs = dict[str, Any]
 

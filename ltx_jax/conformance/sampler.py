@@ -16,10 +16,9 @@ from ltx_jax.diffusion import sample
 from ltx_jax.diffusion.guidance import Guidance
 from ltx_jax.errors import require
 from ltx_jax.pipelines.stages import velocity_predictor
-from ltx_jax.streams import Array, Rotary, Stream
+from ltx_jax.streams import MODALITIES, Array, Rotary, Stream
 
 Outputs = dict[str, Any]
-MODALITIES = ("video", "audio")
 
 # Recorded names of the loops' numbers and ours, of those that the loops have.
 OPTIONS = {"eta": "eta", "s_noise": "s_noise", "ge_gamma": "gamma", "substep_eta": "substep_eta"}

@@ -11,7 +11,7 @@ from ltx_jax.diffusion.state import Call, GuidanceScales, SamplingPlan
 from ltx_jax.diffusion.steppers import STEPPERS, Stepper
 from ltx_jax.diffusion.tiled import Tiles
 from ltx_jax.errors import require
-from ltx_jax.streams import Array
+from ltx_jax.streams import MODALITIES, Array
 
 STRENGTHS = tuple(f.name for f in dataclasses.fields(GuidanceScales) if f.name != "rule")
 
@@ -118,7 +118,7 @@ def _calls(
         running = {name: guide for name, guide in step.items() if not skips(i, guide.skip_step)}
         video, audio = running.get("video"), running.get("audio")
         names = tuple(name for name in passes(video, audio, forces) if asks or name != "uncond")
-        needed = Call(names, tuple(n for n in ("video", "audio") if n in running or n not in step), reusing[i])
+        needed = Call(names, tuple(n for n in MODALITIES if n in running or n not in step), reusing[i])
         needed = needed if running or not step else Call((), ())
         keep = keep_array(needed.passes, video, audio, blocks)
         kind = (needed, None if keep is None else keep.tobytes())

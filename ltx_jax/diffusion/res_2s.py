@@ -18,10 +18,8 @@ from ltx_jax.streams import length_mask, masked_std
 Array = jax.Array
 
 MINIMAL_SIGMA = 0.0011  # stands before the 0 at the end of a schedule: the logarithm of 0 is no number
-REFINE_BELOW, REFINE_ABOVE = (
-    0.5,
-    0.03,
-)  # steps shorter than this, from noise levels above that, have their start refined
+# Steps shorter than this, from noise levels above that, have their start refined.
+REFINE_BELOW, REFINE_ABOVE = 0.5, 0.03
 
 
 def levels(sigmas: np.ndarray) -> np.ndarray:

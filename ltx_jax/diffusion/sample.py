@@ -13,16 +13,15 @@ import jax.numpy as jnp
 
 from ltx_jax.diffusion import guidance
 from ltx_jax.diffusion.conditioning import blend
-from ltx_jax.diffusion.objectives import x0_from_velocity
 from ltx_jax.diffusion.plan import make_plan
 from ltx_jax.diffusion.state import Call, GuidanceScales, SamplerState, SamplingPlan, StreamState, make_track, tile
 from ltx_jax.diffusion.steppers import STEPPERS, Noise, Prediction, draw
 from ltx_jax.diffusion.tiled import in_tiles
-from ltx_jax.streams import Array, Stream, length_mask
+from ltx_jax.streams import MODALITIES, Array, Stream, length_mask
 
 __all__ = [
     "GuidanceScales", "PredictVelocity", "PredictX0", "SamplerState", "SamplingPlan", "StreamState", "denoise",
-    "from_velocities", "make_plan", "make_track", "prepare", "run",
+    "make_plan", "make_track", "prepare", "run",
 ]  # fmt: skip
 
 # (video stream, audio stream, names of the passes in their rows, which attentions each of these runs (4, L, passes) or
@@ -37,21 +36,7 @@ PredictX0 = PredictVelocity  # x0 predictions in the place of velocities
 PredictReusing = Callable[..., tuple[tuple[Array | None, Array | None], tuple[Array | None, Array | None]]]
 
 
-MODALITIES = ("video", "audio")
 BLOCKS = "blocks."  # before the name of a pass: what the transformer's blocks added to its tokens, in a track's memory
-
-
-def from_velocities(predict: PredictVelocity) -> PredictX0:
-    """A network that predicts velocities as one that predicts x0, at the noise level of each token (4.4)."""
-
-    def predict_x0(
-        video: Stream | None, audio: Stream | None, names: tuple[str, ...], keep: Array | None
-    ) -> tuple[Array | None, Array | None]:
-        of = lambda s, v: None if s is None or v is None else x0_from_velocity(s.latent, v, s.timesteps())
-        velocities = predict(video, audio, names, keep)
-        return of(video, velocities[0]), of(audio, velocities[1])
-
-    return predict_x0
 
 
 def prepare(

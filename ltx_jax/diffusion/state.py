@@ -7,13 +7,12 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import struct
 
 from ltx_jax.diffusion.conditioning import LatentState, distinct_levels
 from ltx_jax.diffusion.tiled import Tiles
-from ltx_jax.streams import Array, Rotary, Stream
+from ltx_jax.streams import MODALITIES, Array, Rotary, Stream
 
 
 class StreamState(struct.PyTreeNode):
@@ -61,7 +60,7 @@ class SamplerState(struct.PyTreeNode):
     @property
     def tracks(self) -> dict[str, StreamState]:
         """The present modalities by name, video first."""
-        return {name: track for name in ("video", "audio") if (track := getattr(self, name)) is not None}
+        return {name: track for name in MODALITIES if (track := getattr(self, name)) is not None}
 
     @property
     def moving(self) -> dict[str, StreamState]:
@@ -104,7 +103,7 @@ class Call:
     """
 
     passes: tuple[str, ...] = ("cond",)
-    runs: tuple[str, ...] = ("video", "audio")
+    runs: tuple[str, ...] = MODALITIES
     reuses: bool = False
 
 
@@ -180,14 +179,4 @@ def tile(stream: Stream | None, copies: int) -> Stream | None:
     """The stream repeated along the batch axis, pass-major; position tables shared by the batch stay as they are."""
     if stream is None or copies == 1:
         return stream
-
-    def repeat(x: Array) -> Array:
-        return jnp.tile(x, (copies,) + (1,) * (x.ndim - 1))
-
-    def tables(rotary: Rotary | None) -> Rotary | None:
-        if rotary is None or rotary.index.shape[0] == 1:
-            return rotary
-        return rotary.replace(index=repeat(rotary.index))
-
-    rest = stream.replace(rotary=None, cross_rotary=None)
-    return jax.tree.map(repeat, rest).replace(rotary=tables(stream.rotary), cross_rotary=tables(stream.cross_rotary))
+    return stream.with_rows(lambda x: jnp.tile(x, (copies,) + (1,) * (x.ndim - 1)))

@@ -26,7 +26,7 @@ from ltx_jax.checkpoints.load import load_bundle, load_text_model
 from ltx_jax.checkpoints.lora import apply_loras, parse_lora
 from ltx_jax.diffusion.conditioning import draw_noise
 from ltx_jax.diffusion.geometry import VideoShape, latent_shape, unpatchify_video
-from ltx_jax.diffusion.sample import MODALITIES, SamplerState, make_plan, prepare
+from ltx_jax.diffusion.sample import SamplerState, make_plan, prepare
 from ltx_jax.diffusion.tiled import Tiles
 from ltx_jax.errors import require
 from ltx_jax.models.storage import Storage
@@ -42,6 +42,7 @@ from ltx_jax.pipelines.request import Request
 from ltx_jax.pipelines.states import begin, empty_audio, empty_video, make_state, tiles_of
 from ltx_jax.pipelines.tasks import Part, Stage, shape_of, stages_of
 from ltx_jax.rng import named_key
+from ltx_jax.streams import MODALITIES
 
 BATCH = 16  # clips that go through the network together, at most
 TOKENS = 16384  # video tokens that do, on every batch shard; one clip may have more
@@ -275,12 +276,11 @@ class Sampler:
         negative: Any, bar: tqdm,
     ) -> SamplerState:  # fmt: skip
         state, tiles = begun
-        blocks = self.bundle.release.transformer.num_layers
-        guidance = (stage.video.guidance, stage.audio.guidance)
-        settings = {"blocks": blocks, "stepper": stage.stepper, "options": dict(stage.options), "tiles": tiles}
-        settings["reuse"] = stage.reuse
-        plan = make_plan(np.asarray(stage.sigmas, np.float32), *guidance, **settings)
         dit = self.bundle.release.transformer
+        plan = make_plan(
+            np.asarray(stage.sigmas, np.float32), stage.video.guidance, stage.audio.guidance, blocks=dit.num_layers,
+            stepper=stage.stepper, options=dict(stage.options), tiles=tiles, reuse=stage.reuse,
+        )  # fmt: skip
         widths = {name: dit.stream(name).width for name in MODALITIES}
         state = prepare(state, plan, lambda name: keys(f"{name}.steps"), widths, self.networks.dtype)
         abstract = programs.abstract_state(state, self.mesh)

@@ -43,7 +43,7 @@ def reusing_predictor(process: Process, predict: Callable[..., Any]) -> PredictR
     """`velocity_predictor`'s transformer as plans want it that reuse what its blocks added."""
 
     def predict_x0(*arguments: Any) -> Any:
-        *arguments, last = arguments
+        *given, last = arguments
         changes = last
 
         def outputs(*arguments: Any) -> Any:
@@ -54,7 +54,7 @@ def reusing_predictor(process: Process, predict: Callable[..., Any]) -> PredictR
             changes = left[ADDED]["tokens"]
             return made
 
-        return predicting_x0(process, outputs)(*arguments), changes
+        return predicting_x0(process, outputs)(*given), changes
 
     return predict_x0
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ltx_jax.diffusion import guidance
 from ltx_jax.diffusion.families import consistency, ddim, ddpm, dmd, edm, flow, process, score_samplers, sde
 from ltx_jax.diffusion.families.gaussian import Gaussian
 from ltx_jax.errors import UserError
@@ -89,7 +90,7 @@ def test_guidance_is_the_same_in_every_prediction():
     other = Gaussian(MEAN + 1, DATA.covariance)
     beyond = Gaussian(MEAN - 2.5, DATA.covariance)  # guidance by 3.5 from `other` towards DATA goes past it
     for kind in process.PREDICTIONS:
-        guided = process.guided(DATA.predict(kind, x, a, s), other.predict(kind, x, a, s), 3.5)
+        guided = guidance.cfg(DATA.predict(kind, x, a, s), other.predict(kind, x, a, s), 3.5)
         np.testing.assert_allclose(guided, beyond.predict(kind, x, a, s), atol=1e-12)
 
 

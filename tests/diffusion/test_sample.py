@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ltx_jax.diffusion import conditioning, sample, schedules
+from ltx_jax.diffusion.families.network import PROCESSES, predicting_x0
 from ltx_jax.diffusion.guidance import Guidance
 from ltx_jax.errors import UserError
 from ltx_jax.streams import Rotary
@@ -38,7 +39,7 @@ def gaussian_denoiser(variance, calls=None):
             calls.append(passes)
         return velocity(video), velocity(audio)
 
-    return sample.from_velocities(denoise)
+    return predicting_x0(PROCESSES["flow"], denoise)
 
 
 def test_gaussian_data_scale_by_the_analytic_factor():

@@ -87,11 +87,6 @@ def min_snr_weight(kind: str, snr: Array, gamma: float = 5.0) -> Array:
     return namespace(snr).minimum(snr, gamma) / x0_weight(kind, snr)
 
 
-def guided(conditional: Array, unconditional: Array, scale: float) -> Array:
-    """Classifier-free guidance; scale 1 is none. The same in every prediction, for they are affine (9)."""
-    return unconditional + scale * (conditional - unconditional)
-
-
 def check_prediction(kind: str) -> None:
     """Raises UserError when there is no such prediction."""
     require(kind in PREDICTIONS, f"A network cannot predict '{kind}'; choose one of {', '.join(PREDICTIONS)}.")

@@ -16,8 +16,9 @@ from ltx_jax.data.raw.source import open_source
 from ltx_jax.errors import require
 from ltx_jax.models.text.tokenizer import Tokenizer
 from ltx_jax.parallel.multihost import barrier, first_decides, local_mesh
+from ltx_jax.streams import MODALITIES
 from ltx_jax.training.config import ReferenceConfig
-from ltx_jax.training.dit.inputs import MODALITIES, has_keyframes, has_reference
+from ltx_jax.training.dit.inputs import has_keyframes, has_reference
 from ltx_jax.training.record import base_record
 from ltx_jax.training.setting import Params, Setting
 

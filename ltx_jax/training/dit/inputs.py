@@ -25,10 +25,8 @@ from ltx_jax.diffusion.geometry import (
 from ltx_jax.errors import require
 from ltx_jax.models.dit.rope import rotary_tables
 from ltx_jax.releases import Release
-from ltx_jax.streams import Rotary
+from ltx_jax.streams import MODALITIES, Rotary
 from ltx_jax.training.config import DiTStageConfig, ReferenceConfig
-
-MODALITIES = ("video", "audio")
 
 
 @dataclasses.dataclass(frozen=True)
