@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from ltx_jax.conformance.case import Case
 from ltx_jax.diffusion import dfr, geometry
 from ltx_jax.diffusion import latent_tiles as lt
+from ltx_jax.diffusion.tiled import blend_tiles, stack_tiles
 
 Outputs = dict[str, Any]
 
@@ -29,8 +31,10 @@ def _latent_tiling(case: Case) -> Outputs:
             f"tile{n}_positions": lt.tile_positions(positions, index, tile.weights.size),
         }
     tokens = [case.inputs[f"tile{n}_tokens"] for n in range(len(tiles))]
-    weights = lt.token_weights(tiles, indices, grid)
-    return {**outputs, "blended": lt.blended(tokens, indices, weights, positions.shape[2])}
+    together = jnp.asarray(stack_tiles(tokens, axis=1).swapaxes(0, 1))  # (B, N, K, C)
+    parts = (stack_tiles(indices), np.array([len(index) for index in indices]))
+    weights = stack_tiles(lt.token_weights(tiles, indices, grid))
+    return {**outputs, "blended": blend_tiles(together, *parts, weights, positions.shape[2])}
 
 
 def _whole_keyframe(grid: lt.Grid, frame: int, fps: float, batch: int) -> np.ndarray:

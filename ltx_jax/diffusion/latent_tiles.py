@@ -95,17 +95,6 @@ def token_weights(tiles: Sequence[LatentTile], indices: Sequence[np.ndarray], gr
     return [np.append(tile.weights.ravel(), shares(index)) for tile, index in zip(tiles, indices, strict=True)]
 
 
-def blended(
-    tokens: Sequence[np.ndarray], indices: Sequence[np.ndarray], weights: Sequence[np.ndarray], count: int
-) -> np.ndarray:
-    """The whole's tokens (B, count, C) from those of its tiles (B, K, C)."""
-    batch, _, channels = tokens[0].shape
-    whole = np.zeros((batch, count, channels), np.float32)
-    for values, index, weight in zip(tokens, indices, weights, strict=True):
-        whole[:, index] += np.asarray(values, np.float32) * weight[:, None]
-    return whole
-
-
 def _region(parts: Sequence[Interval]) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
     frames, rows, columns = ((part.start, part.end) for part in parts)
     return frames, rows, columns

@@ -46,26 +46,29 @@ def make_tiles(state: LatentState, counts: Counts, tables: MakeTables, *, side_b
         tile_positions(state.positions[:1], index, tile.weights.size)[0]  # (3, K, 2)
         for tile, index in zip(tiles, indices, strict=True)
     ]
-    longest = max(len(index) for index in indices)
-
-    def stacked(arrays: Sequence[np.ndarray], axis: int = 0) -> np.ndarray:
-        return np.stack([np.pad(a, [(0, (longest - n) * (i == axis)) for i, n in enumerate(a.shape)]) for a in arrays])
 
     def of_all(rotary: Rotary | None) -> Rotary | None:
         if rotary is None:
             return None
         return rotary.replace(index=jnp.broadcast_to(rotary.index, (len(tiles), *rotary.index.shape[1:])))
 
-    rotary, cross_rotary = (of_all(table) for table in tables(stacked(positions, axis=1)))
+    rotary, cross_rotary = (of_all(table) for table in tables(stack_tiles(positions, axis=1)))
     assert rotary is not None
     return Tiles(
-        index=jnp.asarray(stacked(indices)),
+        index=jnp.asarray(stack_tiles(indices)),
         length=jnp.asarray([len(index) for index in indices], jnp.int32),
-        weights=jnp.asarray(stacked(token_weights(tiles, indices, state.grid))),
+        weights=jnp.asarray(stack_tiles(token_weights(tiles, indices, state.grid))),
         rotary=rotary,
         cross_rotary=cross_rotary,
         side_by_side=side_by_side,
     )
+
+
+def stack_tiles(arrays: Sequence[np.ndarray], axis: int = 0) -> np.ndarray:
+    """Arrays of tiles as one, (N, ...), with zeros behind the tokens of shorter ones; axis: where tokens stand."""
+    longest = max(a.shape[axis] for a in arrays)
+    padding = lambda a: [(0, (longest - n) * (i == axis)) for i, n in enumerate(a.shape)]
+    return np.stack([np.pad(a, padding(a)) for a in arrays])
 
 
 def in_tiles(predict: Callable[..., Any], tiles: Tiles) -> Callable[..., Any]:
@@ -89,16 +92,21 @@ def in_tiles(predict: Callable[..., Any], tiles: Tiles) -> Callable[..., Any]:
             one = lambda part: shown(_with_parts(tiles, jax.tree.map(lambda x: x[None], part)))
             found: Any = jax.lax.map(one, _parts(tiles))  # (N, B, K, C), (N, B, A, C)
             x0, sound = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), found)
-        rows, (count, tokens) = video.latent.shape[0], tiles.index.shape
-        real = length_mask(tiles.length, count, tokens)[..., None]
-        shares = jnp.where(real, x0.reshape(rows, count, tokens, -1) * tiles.weights[..., None], 0)
-        whole = jnp.zeros(video.latent.shape, jnp.float32)
-        whole = whole.at[:, tiles.index.reshape(-1)].add(shares.reshape(rows, count * tokens, -1))
+        (rows, whole, _), (count, tokens) = video.latent.shape, tiles.index.shape
+        blended = blend_tiles(x0.reshape(rows, count, tokens, -1), tiles.index, tiles.length, tiles.weights, whole)
         if audio is None:
-            return whole, None
-        return whole, jnp.mean(sound.reshape(rows, count, *audio.latent.shape[1:]), axis=1)
+            return blended, None
+        return blended, jnp.mean(sound.reshape(rows, count, *audio.latent.shape[1:]), axis=1)
 
     return predict_whole
+
+
+def blend_tiles(tokens: Array, index: Array, length: Array, weights: Array, count: int) -> Array:
+    """The whole's tokens (B, count, C) float32 from those of its tiles (B, N, K, C); see `Tiles` for the others."""
+    rows, tiles, longest, channels = tokens.shape
+    real = length_mask(length, tiles, longest)[..., None]
+    shares = jnp.where(real, tokens * weights[..., None], 0).reshape(rows, tiles * longest, channels)
+    return jnp.zeros((rows, count, channels), jnp.float32).at[:, index.reshape(-1)].add(shares)
 
 
 def _parts(tiles: Tiles) -> dict[str, Array]:
@@ -133,10 +141,7 @@ def _tiled(stream: Stream, tiles: Tiles) -> Stream:
 
 
 def _repeated(stream: Stream | None, count: int) -> Stream | None:
-    """Every row of a stream `count` times, row by row; position tables shared by the batch stay as they are."""
+    """Every row of a stream `count` times, row by row."""
     if stream is None or count == 1:
         return stream
-    repeat = lambda x: jnp.repeat(x, count, axis=0)
-    tables = lambda r: r if r is None or r.index.shape[0] == 1 else r.replace(index=repeat(r.index))
-    rest = jax.tree.map(repeat, stream.replace(rotary=None, cross_rotary=None))
-    return rest.replace(rotary=tables(stream.rotary), cross_rotary=tables(stream.cross_rotary))
+    return stream.with_rows(lambda x: jnp.repeat(x, count, axis=0))

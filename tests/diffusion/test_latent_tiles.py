@@ -2,11 +2,13 @@
 
 import itertools
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ltx_jax.diffusion import geometry
 from ltx_jax.diffusion import latent_tiles as lt
+from ltx_jax.diffusion.tiled import blend_tiles, stack_tiles
 from ltx_jax.errors import UserError
 
 CASES = [
@@ -45,8 +47,10 @@ def test_blending_the_cut_tokens_gives_them_back(grid, counts):
     tokens = np.random.default_rng(0).normal(size=(2, positions.shape[2], 3)).astype(np.float32)
     tiles = lt.latent_tiles(grid, counts)
     indices = [lt.token_indices(tile, grid, positions) for tile in tiles]
-    weights = lt.token_weights(tiles, indices, grid)
-    whole = lt.blended([tokens[:, index] for index in indices], indices, weights, tokens.shape[1])
+    weights = stack_tiles(lt.token_weights(tiles, indices, grid))
+    cut = jnp.asarray(stack_tiles([tokens[:, index] for index in indices], axis=1).swapaxes(0, 1))
+    parts = (stack_tiles(indices), np.array([len(index) for index in indices]))
+    whole = blend_tiles(cut, *parts, weights, tokens.shape[1])
     np.testing.assert_allclose(whole, tokens, rtol=1e-5, atol=1e-6)
     before = np.prod(grid) + np.arange(grid[1] * grid[2])  # tokens before time 0 are in every tile
     assert all(np.isin(before, index).all() for index in indices)
