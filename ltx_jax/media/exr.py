@@ -16,6 +16,7 @@ from av.error import FFmpegError
 
 from ltx_jax.errors import UserError, require
 from ltx_jax.files import shown
+from ltx_jax.media.color import Primaries
 from ltx_jax.media.container import file_url, reason
 
 # What a picture's colours are -> its primaries red, green, blue and white (x and y each), and the name of its space.
@@ -23,7 +24,7 @@ CHROMATICITIES: Mapping[str, tuple[float, ...]] = {
     "rec709": (0.64, 0.33, 0.30, 0.60, 0.15, 0.06, 0.3127, 0.3290),
     "acescg": (0.713, 0.293, 0.165, 0.830, 0.128, 0.044, 0.32168, 0.33767),
 }
-SPACES: Mapping[str, tuple[str, str]] = {  # of `--hdr`: primaries, and the attribute colorSpace
+SPACES: Mapping[str, tuple[Primaries, str]] = {  # of `--hdr`: primaries, and the attribute colorSpace
     "SRGB_LINEAR": ("rec709", "sRGB"),
     "ACESCG": ("acescg", "ACEScg"),
     "ACESCCT": ("acescg", "ACEScct"),

@@ -34,7 +34,7 @@ def read_light(
     fitted = (fit_pad if reference else fill_crop)(exr.read_exr(path), height, width)
     if space == "ACESCCT":
         return np.clip(fitted, 0, 1)
-    return color.to_log(fitted, "acescct", "acescg" if space == "ACESCG" else "rec709")
+    return color.to_log(fitted, "acescct", exr.SPACES[space][0])
 
 
 def exr_folder(path: str | os.PathLike[str]) -> Path:
@@ -57,11 +57,14 @@ def write_light(
 
     def lit() -> Iterator[np.ndarray]:
         for number, codes in enumerate(frames):
-            picture = codes
-            if space != "ACESCCT":
-                picture = color.from_log(codes, "acescct", "acescg" if space == "ACESCG" else "rec709")
+            film = color.from_log(codes, "acescct", "rec709")
+            picture = film
+            if space == "ACESCCT":
+                picture = codes
+            elif (primaries := exr.SPACES[space][0]) != "rec709":
+                picture = color.from_log(codes, "acescct", primaries)
             exr.write_exr(temporary / f"frame_{number:05d}.exr", picture, space)
-            yield color.from_log(codes, "acescct", "rec709")
+            yield film
 
     try:
         target = write_video(path, lit(), fps, audio, sample_rate, metadata, coding=HLG)
