@@ -40,9 +40,18 @@ OFFICIAL = {
     "distilled_lora": "lora",
     **{f.metadata["official"]: f.name for f in REQUEST if f.metadata["official"]},
 }
-# Flags that may be followed by several values: --image PATH FRAME_IDX STRENGTH, --lora PATH STRENGTH, ...
-SEVERAL = {"image": 4, "lora": 2, "auto_duration": 2, "guidance_range": 2}
-LISTS = ("sigmas", "stg_blocks", "audio_stg_blocks")  # any number of values, also none
+
+
+def _numbers_of(field: dataclasses.Field) -> tuple[Any, ...]:
+    """What numbers a flag takes, as in (float, float) or (int, ...); () where it takes none or one."""
+    kind = next((t for t in typing.get_args(field.type) if typing.get_origin(t) is tuple), None)
+    return typing.get_args(kind)
+
+
+# Flags that may be followed by several values, and how many: --image PATH FRAME_IDX STRENGTH, --lora PATH STRENGTH, ...
+_NUMBERS = {f.name: kinds for f in REQUEST if (kinds := _numbers_of(f))}
+LISTS = [name for name, kinds in _NUMBERS.items() if Ellipsis in kinds]  # any number of values, also none
+SEVERAL = {"image": 4, "lora": 2, **{name: len(kinds) for name, kinds in _NUMBERS.items() if name not in LISTS}}
 
 
 def normalise(argv: Sequence[str]) -> list[str]:
@@ -104,17 +113,10 @@ def define_request(*names: str) -> None:
 def request_settings() -> dict[str, Any]:
     """What the flags of `define_request` say, by field."""
     found = {f.name: FLAGS[f.metadata["flag"] or f.name].value for f in REQUEST}
-    for field in REQUEST:
-        kinds = _numbers_of(field)
-        if kinds and found[field.name] is not None:
-            found[field.name] = _numbers(field.name, found[field.name], kinds)
+    for name, kinds in _NUMBERS.items():
+        if found[name] is not None:
+            found[name] = _numbers(name, found[name], kinds)
     return found
-
-
-def _numbers_of(field: dataclasses.Field) -> tuple[Any, ...]:
-    """What numbers a flag takes, as in (float, float) or (int, ...); () where it takes none or one."""
-    kind = next((t for t in typing.get_args(field.type) if typing.get_origin(t) is tuple), None)
-    return typing.get_args(kind)
 
 
 def _numbers(flag: str, value: str, kinds: tuple[Any, ...]) -> tuple[float, ...]:

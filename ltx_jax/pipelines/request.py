@@ -56,7 +56,7 @@ class Request(Guiding):
         self.check_guiding()
         require(self.fps is None or 0 < self.fps <= FASTEST, f"fps is {self.fps}, but must lie in 0..{FASTEST:g}.")
         for name, partner in (("image_strength", "image"), ("enhance_instructions", "enhance_prompt")):
-            changed = getattr(self, name) != next(f.default for f in FIELDS if f.name == name)
+            changed = getattr(self, name) != getattr(type(self), name)
             require(not changed or bool(getattr(self, partner)), f"{name} does nothing without {partner}: give both.")
         require(0 <= self.image_strength <= 1, f"The image strength is {self.image_strength}, but must lie in 0..1.")
         shortest, longest = self.auto_duration or (1.0, 1.0)

@@ -73,7 +73,7 @@ def _prepare() -> None:
     experiment = Experiment.from_config(FLAGS.config)
     data = experiment.data
     names = FLAGS.resolutions or [f"{data.width}x{data.height}x{data.frames}"]
-    parse_buckets(names, data.fps)
+    parse_buckets(names, data.fps)  # before the weights are read as well
     encoders = EncoderSpec(
         FLAGS.checkpoint or str(TOY), FLAGS.text_encoder, FLAGS.batch, FLAGS.dtype, experiment.mesh, FLAGS.stored,
         FLAGS.tile,
